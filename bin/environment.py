@@ -1,0 +1,101 @@
+"""Makes and keeps the project's virtual environments. Standard library alone: it runs before anything is installed.
+
+An environment belongs to one lock file. It is whole when it holds a file with that lock file's digest, which is written last;
+without it, or with another digest, it is made anew. A file lock keeps two that start at once out of each other's way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UNAVAILABLE = 69
+
+
+def _digest(lock_file: Path) -> str:
+    return hashlib.sha256(lock_file.read_bytes() + sys.version.encode()).hexdigest()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _packages(lock_file: Path) -> list[str]:
+    return [line.split()[0] for line in lock_file.read_text().splitlines() if "==" in line and not line.startswith((" ", "#"))]
+
+
+def _fail(text: str) -> None:
+    _say(f"gworkers: {text}")
+    sys.exit(UNAVAILABLE)
+
+
+def _install(python: Path, lock_file: Path) -> None:
+    """pip install, with a line for every package that has come; the reason in one sentence when one cannot be had."""
+    packages = _packages(lock_file)
+    command = [str(python), "-m", "pip", "install", "--require-hashes", "--no-deps", "--disable-pip-version-check", "-r", str(lock_file)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output: list[str] = []
+    seen = 0
+    assert process.stdout is not None
+    for line in process.stdout:
+        output.append(line)
+        if line.startswith("Collecting "):
+            seen += 1
+            _say(f"  [{seen}/{len(packages)}] {line.split()[1]}")
+        elif line.startswith("Installing collected"):
+            _say("  installing")
+    if process.wait() != 0:
+        errors = [line.strip() for line in output if line.startswith("ERROR")] or [line.strip() for line in output[-1:]]
+        reason = errors[-1].removeprefix("ERROR: ") if errors else f"pip ended with status {process.returncode}"
+        _fail(f"a package cannot be had: {reason} Is the package index reachable? Nothing half-made is kept; try again.")
+
+
+def ensure(name: str, lock: str) -> Path:
+    """The Python of the environment ``name`` (a folder of the checkout) for the lock file ``lock``; made if need be."""
+    lock_file = ROOT / "requirements" / lock
+    folder = ROOT / name
+    mark = folder / "gworkers-lock"
+    python = folder / "bin" / "python"
+    wanted = _digest(lock_file)
+
+    def whole() -> bool:
+        return mark.exists() and mark.read_text() == wanted and python.exists()
+
+    if whole():
+        return python
+    if sys.version_info < (3, 11):
+        _fail(f"Python 3.11 or newer is wanted, and {sys.executable} is {sys.version.split()[0]}.")
+    with open(ROOT / f"{name}.lock", "w") as guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"{name} is being made by another process; waiting for it")
+            fcntl.flock(guard, fcntl.LOCK_EX)
+        if whole():
+            return python
+        begun = time.monotonic()
+        _say(f"making {name} for requirements/{lock} (once, until the file changes)")
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            venv.create(folder, with_pip=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            _fail(f"the environment {folder} cannot be made: {error}. Is the folder writable, and python3-venv installed?")
+        _install(python, lock_file)
+        mark.write_text(wanted)
+        _say(f"made {name} in {time.monotonic() - begun:.0f} s")
+    return python
+
+
+def run(python: Path, *arguments: str) -> None:
+    """Become this Python; the checkout is where it looks for the package. Does not return."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    os.execv(python, [str(python), *arguments])

@@ -1,0 +1,35 @@
+"""``gworkers check``: everything that can be told without Kafka."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gworkers.cli.common import configured, examples
+from gworkers.config.load import load
+from gworkers.errors import ConfigError
+from gworkers.kafka import options
+from gworkers.pipeline import application
+
+
+@click.command(epilog=examples("gworkers check -c conf/app.yaml", "gworkers check -c conf/app.yaml --set executor=greenlet"))
+@configured
+def check(file: Path, overrides: tuple[str, ...]) -> None:
+    """Check a configuration: its keys, its handlers, what contradicts itself. Kafka is not asked."""
+    loaded = load(file, overrides)
+    problems = list(options.problems(loaded))
+    try:
+        routes = application.load_routes(loaded)
+    except ConfigError as error:
+        problems.extend(error.problems)
+    if problems:
+        raise ConfigError(*problems)
+    for route in routes:
+        source = ", ".join(route.config.topics) or f"topics like {route.config.pattern}"
+        click.echo(f"route {route.name}: {source} ─► {route.config.handler} ─► {route.config.output or '(nothing is sent)'}")
+        if route.config.dead_letter is None:
+            click.echo(
+                f"note: route {route.name} has no dead_letter; the process stops at the first message that fails for good", err=True
+            )
+    click.echo(f"{file}: all right")

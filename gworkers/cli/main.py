@@ -1,0 +1,80 @@
+"""The entry point: ``gworkers [COMMAND] …``, where ``run`` is the command when none is named."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+import gworkers
+from gworkers.cli.check import check
+from gworkers.cli.config import config
+from gworkers.cli.run import run
+from gworkers.cli.send import send
+from gworkers.cli.tail import tail
+from gworkers.errors import ConfigError, Exit, GworkersError
+
+EPILOG = """\b
+Examples:
+  gworkers -c conf/app.yaml                 serve; Ctrl-C drains and stops
+  gworkers check -c conf/app.yaml           what is wrong with it, without Kafka
+  gworkers tail priced -c conf/app.yaml -n 5
+
+\b
+Shell completion (bash; likewise zsh, fish):
+  eval "$(_GWORKERS_COMPLETE=bash_source gworkers)"
+"""
+
+
+class _DefaultGroup(click.Group):
+    """A group whose first argument may be missing: then ``run`` is meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {"--help", "-h", "--version"}
+        if args and args[0] not in own and args[0] not in self.commands and args[0].startswith("-"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_DefaultGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    no_args_is_help=True,
+)
+@click.version_option(gworkers.__version__, prog_name="gworkers", message="%(prog)s %(version)s")
+def gworkers_command() -> None:
+    """Concurrent workers between Kafka topics and ordinary synchronous functions."""
+
+
+for command in (run, check, config, send, tail):
+    gworkers_command.add_command(command)
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Run a command line; ends the process with one of the documented statuses."""
+    try:
+        status = gworkers_command.main(args, prog_name="gworkers", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        sys.exit(Exit.USAGE)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
+        click.echo(f"gworkers: {error.format_message()}{hint}", err=True)
+        sys.exit(Exit.USAGE)
+    except click.Abort:
+        sys.exit(Exit.UNSETTLED)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        count = len(error.problems)
+        click.echo(f"gworkers: {count} problem{'s' if count > 1 else ''} in the configuration", err=True)
+        sys.exit(error.status)
+    except GworkersError as error:
+        click.echo(f"gworkers: {error}", err=True)
+        sys.exit(error.status)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone, as `| head` does
+        sys.exit(Exit.OK)
+    sys.exit(status if isinstance(status, int) else Exit.OK)

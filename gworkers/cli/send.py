@@ -1,0 +1,59 @@
+"""``gworkers send``: messages into a topic, from a file or standard input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gworkers.cli.common import clients_of, configured, examples
+from gworkers.errors import UnavailableError, UsageError
+
+
+@click.command(
+    epilog=examples(
+        "echo '{\"order\": 1, \"customer\": \"c-7\"}' | gworkers send orders -c conf/app.yaml --key customer",
+        "gworkers send orders conf/samples/orders.jsonl -c conf/app.yaml --key customer",
+    )
+)
+@click.argument("topic")
+@click.argument("source", type=click.File("rb"), default="-")
+@configured
+@click.option("--key", "field", metavar="FIELD", help="Take the key from this field of each line's JSON object.")
+def send(topic: str, source: Any, file: Path, overrides: tuple[str, ...], field: str | None) -> None:
+    """Send each line of SOURCE (a file, or standard input) to TOPIC as a message. Empty lines are left out."""
+    _, clients = clients_of(file, overrides)
+    producer = clients.producer(max_block_ms=30_000)
+    failed: list[BaseException] = []
+    count = 0
+    try:
+        for number, line in enumerate(source, 1):
+            value = line.rstrip(b"\r\n")
+            if not value:
+                continue
+            key = _key(value, field, getattr(source, "name", "-"), number) if field is not None else None
+            producer.send(topic, value, key).add_errback(failed.append)
+            count += 1
+            if failed:
+                break
+        producer.flush(60)
+    except UsageError:
+        producer.flush(60)
+        raise
+    except Exception as error:
+        raise UnavailableError(f"sending to {topic} failed: {error}") from error
+    finally:
+        producer.close(timeout=10)
+    if failed:
+        raise UnavailableError(f"sending to {topic} failed: {failed[0]}")
+    click.echo(f"{count:,} message{'s' if count != 1 else ''} sent to {topic}", err=True)
+
+
+def _key(value: bytes, field: str, name: str, number: int) -> bytes:
+    try:
+        found = json.loads(value)[field]
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{name}:{number}: no JSON object with a field {field}; lines before it have been sent") from None
+    return found.encode() if isinstance(found, str) else json.dumps(found).encode()

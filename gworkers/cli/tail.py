@@ -1,0 +1,141 @@
+"""``gworkers tail``: messages of a topic as they come."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gworkers.cli.common import clients_of, configured, examples
+from gworkers.errors import UnavailableError, UsageError
+from gworkers.kafka import green
+
+
+@click.command(
+    epilog=examples(
+        "gworkers tail priced -c conf/app.yaml",
+        "gworkers tail orders.dead -c conf/app.yaml --from beginning -n 10 --json",
+        "gworkers tail priced -c conf/app.yaml --from 15m          (what came in the last 15 minutes)",
+        "gworkers tail priced -c conf/app.yaml --from 2026-11-23T10:00:00",
+        "gworkers tail priced -c conf/app.yaml --from 0:1500       (partition 0 from offset 1500)",
+    )
+)
+@click.argument("topic")
+@configured
+@click.option(
+    "--from",
+    "start",
+    default="end",
+    show_default=True,
+    metavar="WHERE",
+    help="beginning, end, an offset, partition:offset, a time (ISO 8601), or a duration ago.",
+)
+@click.option("-n", "count", type=click.IntRange(min=1), help="End after so many messages.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--no-follow", is_flag=True, help="End when everything that was there has been shown.")
+def tail(topic: str, file: Path, overrides: tuple[str, ...], start: str, count: int | None, as_json: bool, no_follow: bool) -> None:
+    """Show the messages of TOPIC: partition@offset, time, key, headers, value."""
+    _, clients = clients_of(file, overrides)
+    consumer = clients.reader(isolation_level="read_committed") if "embedded" != clients.servers else clients.reader()
+    try:
+        tps = _partitions(consumer, topic)
+        consumer.assign(tps)
+        _seek(consumer, tps, start)
+        ends = consumer.end_offsets(tps) if no_follow else {}
+        shown = 0
+        while True:
+            if no_follow and all(consumer.position(tp) >= ends[tp] for tp in consumer.assignment()):
+                return
+            for records in consumer.poll(timeout_ms=500).values():
+                for record in records:
+                    click.echo(_json(record) if as_json else _text(record))
+                    shown += 1
+                    if shown == count:
+                        return
+    except KeyboardInterrupt:
+        return
+    finally:
+        consumer.close(autocommit=False)
+
+
+def _partitions(consumer: Any, topic: str) -> list[Any]:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if topic in consumer.topics():
+            numbers = consumer.partitions_for_topic(topic)
+            if numbers:
+                return [green.module("kafka.structs").TopicPartition(topic, number) for number in sorted(numbers)]
+    raise UnavailableError(f"there is no topic {topic}; there are {', '.join(sorted(consumer.topics())) or 'none'}")
+
+
+def _seek(consumer: Any, tps: list[Any], start: str) -> None:
+    if start == "beginning":
+        consumer.seek_to_beginning(*tps)
+    elif start == "end":
+        consumer.seek_to_end(*tps)
+    elif start.isdigit():
+        for tp in tps:
+            consumer.seek(tp, int(start))
+    elif all(part.isdigit() for part in start.split(":")) and start.count(":") == 1:
+        number, offset = map(int, start.split(":"))
+        chosen = [tp for tp in tps if tp.partition == number]
+        if not chosen:
+            raise UsageError(f"--from {start}: there is no partition {number}; there are {len(tps)}")
+        consumer.assign(chosen)
+        consumer.seek(chosen[0], offset)
+    else:
+        moment = _moment(start)
+        consumer.seek_to_end(*tps)
+        for tp, found in consumer.offsets_for_times({tp: moment for tp in tps}).items():
+            if found is not None:
+                consumer.seek(tp, found.offset)
+
+
+def _moment(text: str) -> int:
+    """Milliseconds since the epoch of a time, or of a duration before now."""
+    from gworkers.config.units import parse_duration
+
+    try:
+        return int((time.time() - parse_duration(text)) * 1000)
+    except ValueError:
+        pass
+    try:
+        return int(datetime.datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        raise UsageError(f"--from {text}: beginning, end, an offset, partition:offset, a time or a duration is wanted") from None
+
+
+def _readable(value: bytes | None) -> Any:
+    return None if value is None else value.decode("utf-8", "backslashreplace")
+
+
+def _json(record: Any) -> str:
+    return json.dumps(
+        {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "timestamp": record.timestamp,
+            "key": _readable(record.key),
+            "headers": {name: _readable(value) for name, value in record.headers},
+            "value": _readable(record.value),
+        },
+        ensure_ascii=False,
+    )
+
+
+def _text(record: Any) -> str:
+    stamp = datetime.datetime.fromtimestamp(record.timestamp / 1000).isoformat(" ", "milliseconds") if record.timestamp >= 0 else "-"
+    headers = " ".join(f"{name}={_short(_readable(value))}" for name, value in record.headers)
+    key = _readable(record.key)
+    value = _readable(record.value)
+    return f"{record.partition}@{record.offset} {stamp} {'-' if key is None else key}{' {' + headers + '}' if headers else ''} {'(no value)' if value is None else value}"
+
+
+def _short(text: str | None) -> str:
+    line = "" if text is None else " ".join(text.split())
+    return line if len(line) <= 60 else line[:59] + "…"

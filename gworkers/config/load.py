@@ -1,0 +1,231 @@
+"""From a file to a Config: read, lay overrides over it, validate, and say everything that is wrong at once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gworkers.config import yaml
+from gworkers.config.schema import Config, Route
+from gworkers.config.yaml import Document, KeyPath, dotted
+from gworkers.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A valid configuration, the document it came from, and the folder its relative paths start at."""
+
+    config: Config
+    document: Document
+    folder: Path
+
+    @classmethod
+    def of(cls, config: Config, folder: Path | None = None) -> Loaded:
+        """A configuration that was made in Python."""
+        return cls(config, Document(name="the configuration"), folder or Path.cwd())
+
+
+def load(path: Path, overrides: Iterable[str] = (), environment: Mapping[str, str] = os.environ) -> Loaded:
+    """The configuration in the file ``path``. Raises ConfigError with every problem found."""
+    document, problems = yaml.read_file(path, environment)
+    for assignment in overrides:
+        yaml.override(document, assignment)
+    return validate(document, path.parent, problems)
+
+
+def validate(document: Document, folder: Path, problems: Iterable[Problem] = ()) -> Loaded:
+    """Check a document against the models. Raises ConfigError with every problem found."""
+    found = list(problems)
+    broken = {problem.key for problem in found}
+    config: Config | None = None
+    try:
+        config = Config.model_validate(document.data)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            problem = _problem(document, detail)
+            if problem.key not in broken:  # a variable that is not set need not be no number either
+                found.append(problem)
+    if config is not None:
+        found.extend(_not_built_yet(config, document))
+        found.extend(_contradictions(config, document))
+    if found or config is None:
+        raise ConfigError(*sorted(set(found), key=lambda problem: _in_file_order(problem.where)))
+    return Loaded(config, document, folder)
+
+
+def _in_file_order(where: str) -> tuple[int, str]:
+    line = where.split(" ")[0].rstrip(",").rpartition(":")[2]
+    return (int(line) if line.isdigit() else 0, where)
+
+
+def _problem(document: Document, detail: Any) -> Problem:
+    """One of pydantic's errors as a sentence of ours."""
+    path: KeyPath = tuple(part for part in detail["loc"] if part != "[key]")
+    kind, context, found = detail["type"], detail.get("ctx", {}), detail["input"]
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(path[-1]), known_keys(path[:-1]), 1, 0.5)
+        hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(known_keys(path[:-1]))}"
+        return Problem(document.where(path), dotted(path), f"unknown key; {hint}")
+    if kind == "missing":
+        return Problem(document.where(path[:-1]), dotted(path), f"the key is missing{_wanted(path)}")
+    if kind == "value_error":
+        text = str(context["error"])
+        told = text if text.startswith(("'", '"')) or isinstance(found, (dict, BaseModel)) else f"found {_show(found)}; {text}"
+        return Problem(document.where(path), dotted(path), told)
+    if path == ("routes",) and kind in ("too_short", "dict_type"):
+        return Problem(document.where(path), "routes", "at least one route is wanted: a name with topics and a handler below it")
+    return Problem(document.where(path), dotted(path), f"found {_show(found)}; {_want(kind, context, path)}")
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a section with keys"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _want(kind: str, context: Mapping[str, Any], path: KeyPath) -> str:
+    """What pydantic's error ``kind`` asks for, in words."""
+    pattern = context.get("pattern", "")
+    if kind == "string_pattern_mismatch":
+        if "249" in pattern:
+            return "a topic name is wanted: letters, digits, . _ and -, 249 at the most"
+        if r":[A-Za-z_]" in pattern:
+            return "a dotted path is wanted, as package.module:callable"
+        if r"\d{1,5}" in pattern:
+            return "host:port is wanted"
+        return "letters, digits, . _ and - are wanted"
+    words = {
+        "int_type": "a whole number is wanted",
+        "int_parsing": "a whole number is wanted",
+        "int_from_float": "a whole number is wanted",
+        "float_type": "a number is wanted",
+        "float_parsing": "a number is wanted",
+        "bool_type": "true or false is wanted",
+        "bool_parsing": "true or false is wanted",
+        "string_type": "text is wanted",
+        "string_too_short": "text of at least one character is wanted",
+        "string_too_long": f"text of at most {context.get('max_length')} characters is wanted",
+        "list_type": "a list is wanted",
+        "dict_type": "a section with keys is wanted",
+        "model_type": "a section with keys is wanted",
+        "model_attributes_type": "a section with keys is wanted",
+        "greater_than_equal": f"{context.get('ge')} or more is wanted",
+        "less_than_equal": f"{context.get('le')} or less is wanted",
+        "literal_error": f"{context.get('expected', '')} is wanted".replace("'", ""),
+    }
+    return words.get(kind, kind.replace("_", " ")) + _wanted(path)
+
+
+def _field_at(path: KeyPath) -> Any:
+    """The model's field behind a path, or None."""
+    model: Any = Config
+    field = None
+    for part in path:
+        if model is None:
+            return None
+        if model is Config and part == "routes":
+            field, model = Config.model_fields["routes"], {"*": Route}
+            continue
+        if isinstance(model, dict):
+            field, model = None, next(iter(model.values()))
+            continue
+        if isinstance(part, int):
+            continue
+        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
+        model = section_of(field.annotation) if field is not None else None
+    return field
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The model inside an annotation such as ``Retry``, ``Batch | None`` or ``list[Sample]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (found := section_of(argument)) is not None:
+            return found
+    return None
+
+
+def known_keys(path: KeyPath) -> list[str]:
+    """The keys that may stand in the section at ``path``."""
+    model: Any = Config
+    for part in path:
+        if isinstance(part, int):
+            continue
+        if isinstance(model, dict):
+            model = model["*"]
+        elif model is Config and part == "routes":
+            model = {"*": Route}
+        else:
+            fields = model.model_fields if model is not None else {}
+            field = next((f for name, f in fields.items() if part in (name, f.alias)), None)
+            model = section_of(field.annotation) if field is not None else None
+    if model is None or isinstance(model, dict):
+        return []
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _wanted(path: KeyPath) -> str:
+    field = _field_at(path)
+    if field is None or not field.examples:
+        return ""
+    return f" (for example {field.examples[0]})"
+
+
+def walk(model: BaseModel, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any, Any]]:
+    """Every field of a configuration, section after section: its path, its value, its FieldInfo."""
+    for name, field in type(model).model_fields.items():
+        here: KeyPath = (*path, field.alias or name)
+        value = getattr(model, name)
+        yield here, value, field
+        if isinstance(value, BaseModel):
+            yield from walk(value, here)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if isinstance(item, BaseModel):
+                    yield from walk(item, (*here, key))
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, BaseModel):
+                    yield from walk(item, (*here, index))
+
+
+def _not_built_yet(config: Config, document: Document) -> Iterator[Problem]:
+    for path, _, field in walk(config):
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("x-later") and path in document.origins:
+            yield Problem(document.where(path), dotted(path), "not built yet; leave it out")
+
+
+def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
+    """What is right key by key and wrong together, as far as the file alone tells."""
+    owner: dict[str, str] = {}
+    for name, route in config.routes.items():
+        for topic in route.topics:
+            if topic in owner and owner[topic] != name:
+                text = f"the topic {topic} is consumed by the route {owner[topic]} already; a topic has one route"
+                yield Problem(document.where(("routes", name, "topics")), dotted(("routes", name, "topics")), text)
+            owner.setdefault(topic, name)
+        if route.retry.backoff > route.retry.max_backoff:
+            path: KeyPath = ("routes", name, "retry", "backoff")
+            yield Problem(document.where(path), dotted(path), "it is longer than max_backoff; make it shorter, or max_backoff longer")
+        for key in ("output", "dead_letter"):
+            topic_name = getattr(route, key)
+            if topic_name is not None and topic_name in route.topics:
+                path = ("routes", name, key)
+                text = f"the route consumes {topic_name} itself, so every message would come back to it; name another topic"
+                yield Problem(document.where(path), dotted(path), text)
+    if config.buffer.messages < config.concurrency:
+        path = ("buffer", "messages") if ("buffer", "messages") in document.origins else ("concurrency",)
+        text = f"buffer.messages ({config.buffer.messages}) is less than concurrency ({config.concurrency}), so some workers would never work"
+        yield Problem(document.where(path), dotted(path), text + "; make it larger")

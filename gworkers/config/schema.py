@@ -1,0 +1,306 @@
+"""The configuration: every key with its type, its default and its meaning.
+
+Validation, the messages of errors, the JSON schema and docs/configuration.md are all made from these models; nothing
+reads a raw dictionary once they are loaded. A field marked ``later()`` is part of the contract and is validated, and
+refused when it is used: nothing that is written in a file is silently ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from gworkers.config.units import Duration, Size
+
+
+def later(default: Any = None, **kwargs: Any) -> Any:
+    """A field whose feature is not built yet."""
+    return Field(default, json_schema_extra={"x-later": True}, **kwargs)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=False)
+
+
+TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", json_schema_extra={"x-kind": "path"})]
+RouteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class Sample(Section):
+    """A file of lines that is sent to a topic of the embedded broker when it starts."""
+
+    file: str = Field(description="The file, relative to the configuration; one message a line.", examples=["orders.jsonl"])
+    topic: TopicName = Field(description="The topic the lines are sent to.", examples=["orders"])
+    key: str | None = Field(None, description="The field of each line's JSON object that becomes the key.", examples=["customer"])
+
+
+class Embedded(Section):
+    """The first-run broker, used with `bootstrap_servers: embedded`: for a first look and for tests, never for data you need."""
+
+    samples: list[Sample] = Field([], description="Files that are sent to it when it starts.")
+
+
+class Kafka(Section):
+    """Where Kafka is, and who this is to it."""
+
+    bootstrap_servers: str = Field(
+        "embedded",
+        min_length=1,
+        description="`host:port,host:port`, or `embedded` for a broker in a child process, for a first look.",
+        examples=["kafka-1:9092,kafka-2:9092"],
+    )
+    group: str = Field(description="The consumer group.", min_length=1, max_length=255, examples=["pricing"])
+    group_instance_id: str | None = later(
+        description="Static membership: the name of this member, with `%(host)s` and `%(process)s`.",
+        examples=["pricing-%(host)s"],
+    )
+    connect_timeout: Duration = Field(
+        60.0, description="How long to keep trying to reach Kafka at the start before giving up with status 69."
+    )
+    client: dict[str, Any] = Field(
+        {}, description="Options of kafka-python for every client.", examples=[{"security_protocol": "SASL_SSL"}]
+    )
+    consumer: dict[str, Any] = Field(
+        {}, description="Options of kafka-python for the consumer alone.", examples=[{"auto_offset_reset": "latest"}]
+    )
+    producer: dict[str, Any] = Field(
+        {}, description="Options of kafka-python for the producer alone.", examples=[{"compression_type": "lz4"}]
+    )
+    embedded: Embedded = Field(Embedded(), description="The first-run broker.")
+
+    @field_validator("bootstrap_servers", mode="before")
+    @classmethod
+    def _join(cls, value: Any) -> Any:
+        return ",".join(map(str, value)) if isinstance(value, list) else value
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        if value == "embedded":
+            return value
+        for part in value.split(","):
+            if not re.fullmatch(r"\s*(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}\s*", part):
+                raise ValueError(f"{part.strip()!r} is not host:port; write host:port,host:port or embedded")
+        return value
+
+
+class App(Section):
+    """The application: where its modules are, and what is run before the first message."""
+
+    path: str = Field(".", description="Put first on `sys.path`; relative to the configuration file.", examples=["../src"])
+    setup: DottedPath | None = Field(
+        None, description="Run once a process, before the first poll.", examples=["shop.boot:setup"]
+    )
+
+
+class Retry(Section):
+    """What is done when a handler fails: tried again, later and later, without holding a worker."""
+
+    attempts: int = Field(5, ge=1, description="How often a message is handed to the handler, the first time included.")
+    backoff: Duration = Field(0.2, description="The wait before the second attempt; it doubles with each further one.")
+    max_backoff: Duration = Field(30.0, description="The longest wait between two attempts.")
+    jitter: float = Field(0.2, ge=0, le=1, description="The part of each wait that is drawn by chance.")
+    only: list[DottedPath] = Field(
+        [], description="Exceptions that are worth another attempt; all of them when the list is empty.", examples=[["shop.errors:Busy"]]
+    )
+    never: list[DottedPath] = Field(
+        [], description="Exceptions that no further attempt can help.", examples=[["shop.errors:UnknownProduct"]]
+    )
+    topics: list[Duration] = later([], description="Durable retries: the waits, each with a topic of its own.", examples=[["1m", "10m"]])
+
+
+class Batch(Section):
+    """The handler gets several messages at once."""
+
+    max_messages: int = Field(100, ge=1, description="The largest batch.")
+    max_bytes: Size = Field(2**20, description="The largest batch, in bytes of values.")
+    max_wait: Duration = Field(0.1, description="How long a batch waits to fill.")
+
+
+Pass = Literal["value", "message"]
+Order = Literal["none", "key", "partition"]
+
+
+class Route(Section):
+    """From topics to a handler, and on to a topic."""
+
+    topics: list[TopicName] = Field([], description="The topics it consumes.", examples=[["orders"]])
+    pattern: str | None = Field(None, description="In place of `topics`: a regular expression of topic names.", examples=["^orders\\..*"])
+    handler: DottedPath = Field(description="The function, as module:callable.", examples=["shop.pricing:price"])
+    pass_: Pass = Field("value", alias="pass", description="What it is called with: the decoded value, or a Message.")
+    decode: str = Field(
+        "bytes", description="How values become what the handler gets: bytes, text, json, or module:callable of bytes.", examples=["json"]
+    )
+    encode: str = Field(
+        "bytes", description="How what it returns becomes a value: bytes, text, json, or module:callable to bytes.", examples=["json"]
+    )
+    output: TopicName | None = Field(
+        None, description="Where results are sent; without it they are dropped, unless the handler returns Records.", examples=["priced"]
+    )
+    order: Order = Field("none", description="What is handled one after the other: nothing, each key, or each partition.")
+    timeout: Duration | None = later(description="How long a handler may take.", examples=["30s"])
+    retry: Retry = Field(Retry(), description="What is done when the handler fails.")
+    dead_letter: TopicName | None = Field(
+        None, description="Where messages go that failed for good; without it the process stops at the first.", examples=["orders.dead"]
+    )
+    batch: Batch | None = later(description="The handler gets lists.", examples=[{"max_messages": 100}])
+    rate: str | None = later(description="The most messages in a time, per process.", examples=["100/s"])
+    uses: list[str] = later([], description="The named limits it takes part in.", examples=[["database"]])
+    max_age: Duration | None = later(description="Older messages are not handled.", examples=["1h"])
+    delay: Duration | None = later(description="Not before timestamp + delay.", examples=["30s"])
+    when: str | None = later(description="A filter on headers, key or a field.", examples=["headers.kind == 'order'"])
+
+    @field_validator("topics", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @field_validator("decode", "encode")
+    @classmethod
+    def _codec(cls, value: str) -> str:
+        if value == "msgpack":
+            raise ValueError("msgpack is not built yet; use bytes, text, json or module:callable")
+        if value not in ("bytes", "text", "json") and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
+            raise ValueError(f"{value!r} is none of bytes, text, json or module:callable")
+        return value
+
+    @model_validator(mode="after")
+    def _some_topics(self) -> Route:
+        if bool(self.topics) == (self.pattern is not None):
+            raise ValueError("a route has either topics or a pattern: " + ("both are given" if self.topics else "none is given"))
+        return self
+
+
+class Admin(Section):
+    """Health and metrics over HTTP."""
+
+    bind: str | None = Field(
+        None,
+        pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}$",
+        description="host:port; port 0 takes a free one, which is logged. Nothing is served without it.",
+        examples=["127.0.0.1:8080"],
+    )
+
+
+class Shutdown(Section):
+    """What happens between being asked to stop and stopping."""
+
+    grace: Duration = Field(30.0, description="How long what runs may go on before the process ends with status 1.")
+
+
+class Buffer(Section):
+    """How much may be in the process at once, from being read to being acknowledged."""
+
+    messages: int = Field(10_000, ge=1, description="Messages read and not yet settled.")
+    bytes: Size = Field(64 * 2**20, description="Bytes of these messages and of their results.")
+
+
+class Commit(Section):
+    """How progress is written back to Kafka."""
+
+    interval: Duration = Field(1.0, description="The time between two commits.")
+    map: bool | None = later(description="Whether finished offsets beyond the committed one travel in its metadata.", examples=[True])
+
+
+class Rebalance(Section):
+    """What happens when partitions move to another process."""
+
+    grace: Duration = Field(5.0, description="How long what runs of a revoked partition may go on to be committed.")
+
+
+class Transaction(Section):
+    """How results and offsets are committed together."""
+
+    interval: Duration = Field(0.1, description="The time between two transactions.")
+    max_messages: int = Field(10_000, ge=1, description="The most messages in one transaction.")
+
+
+class Poison(Section):
+    """Messages that kill the process."""
+
+    deaths: int = Field(3, ge=1, description="After how many deaths in a row a message is given up.")
+
+
+class Logging(Section):
+    """How the process talks on standard error. A dictionary of `logging.config` (with `version: 1`) may stand here instead."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", description="The least level that is shown.")
+    format: Literal["text", "json"] = Field("text", description="Lines for people or JSON for machines.")
+    config: dict[str, Any] | None = Field(None, description="A dictionary for `logging.config.dictConfig`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dictionary(cls, value: Any) -> Any:
+        return {"config": value} if isinstance(value, dict) and "version" in value else value
+
+    @field_validator("level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    kafka: Kafka = Field(description="Where Kafka is, and who this is to it.")
+    app: App = Field(App(), description="The application.")
+    executor: Literal["thread", "greenlet"] = Field(
+        "thread",
+        description="Where handlers run: in native threads with the ordinary standard library, or in greenlets of a process "
+        "that gevent has patched.",
+    )
+    concurrency: int = Field(64, ge=1, le=10_000, description="Messages being handled at once in a process.", examples=[64])
+    processes: int = Field(1, ge=1, description="How many processes.", examples=[1])
+    delivery: Literal["at-least-once", "exactly-once"] = Field(
+        "at-least-once", description="What holds after a crash.", examples=["at-least-once"]
+    )
+    routes: dict[RouteName, Route] = Field(min_length=1, description="From topics to handlers, each with a name.")
+    admin: Admin = Field(Admin(), description="Health and metrics over HTTP.")
+    shutdown: Shutdown = Field(Shutdown(), description="Stopping.")
+    logging: Logging = Field(Logging(), description="How the process talks.")
+    buffer: Buffer = Field(Buffer(), description="What may be in the process at once.")
+    commit: Commit = Field(Commit(), description="Writing progress back to Kafka.")
+    rebalance: Rebalance = Field(Rebalance(), description="Partitions that move to another process.")
+    instance: str | None = later(description="Names this member.", examples=["%(host)s-%(process)s"])
+    transaction: Transaction | None = later(description="Exactly-once delivery.")
+    state_dir: str | None = later(description="A folder for the journal of running messages.", examples=["/var/lib/gworkers"])
+    poison: Poison | None = later(description="Messages that kill the process.")
+    max_stuck_handlers: int | None = later(ge=1, description="How many handlers may be stuck before the process is replaced.", examples=[8])
+    max_messages: int | None = later(ge=0, description="After how many messages the process is replaced.", examples=[0])
+    max_memory: Size | None = later(description="At which size the process is replaced.", examples=["1GiB"])
+    max_age: Duration | None = later(description="At which age the process is replaced.", examples=["1d"])
+    limits: dict[str, int] = later({}, description="Named limits on how many handlers run at once.", examples=[{"database": 20}])
+
+    @field_validator("concurrency", mode="before")
+    @classmethod
+    def _auto(cls, value: Any) -> Any:
+        if value == "auto":
+            raise ValueError("auto is not built yet; write how many messages may be handled at once")
+        return value
+
+    @field_validator("processes")
+    @classmethod
+    def _one_process(cls, value: int) -> int:
+        if value != 1:
+            raise ValueError("more than one process is not built yet; start the command as often as you want processes")
+        return value
+
+    @field_validator("delivery")
+    @classmethod
+    def _at_least_once(cls, value: str) -> str:
+        if value != "at-least-once":
+            raise ValueError("exactly-once is not built yet; write at-least-once")
+        return value

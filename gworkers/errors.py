@@ -1,0 +1,91 @@
+"""What can go wrong, as a user is told of it: a sentence, and the status the process ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """The statuses of the process; part of the public contract."""
+
+    OK = 0  # asked to stop, and everything was settled
+    UNSETTLED = 1  # asked to stop, and the grace ran out; what was not settled is delivered again
+    USAGE = 64  # the command line is wrong
+    BREAKER = 65  # the dead-letter breaker opened
+    UNAVAILABLE = 69  # Kafka, or something else that is needed, could not be reached
+    INTERNAL = 70  # an error that stops the process
+    RESTART = 75  # the process asks to be started anew
+    CONFIG = 78  # the configuration is wrong
+
+
+class GworkersError(Exception):
+    """An error with a sentence for the user and a status for the supervisor. Shown without a stack trace."""
+
+    status: Exit = Exit.INTERNAL
+
+
+class UsageError(GworkersError):
+    status = Exit.USAGE
+
+
+class UnavailableError(GworkersError):
+    status = Exit.UNAVAILABLE
+
+
+class FatalError(GworkersError):
+    """The pipeline cannot go on without losing or skipping a message."""
+
+    status = Exit.INTERNAL
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with the configuration.
+
+    where: "file:line" or "--set"; key: the key's dotted path, may be empty; text: what was found and what is wanted.
+    """
+
+    where: str
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.key}: {self.text}" if self.key else f"{self.where}: {self.text}"
+
+
+class ConfigError(GworkersError):
+    """Everything that is wrong with the configuration, at once."""
+
+    status = Exit.CONFIG
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+# What can be wrong with one message. Their names and texts go into the headers of its dead letter.
+
+
+class MessageError(Exception):
+    """A message that cannot be handled, for a reason of its own; ``retriable`` says whether trying again can help."""
+
+    retriable = False
+
+
+class DecodeError(MessageError):
+    """The value is not what ``decode`` says."""
+
+
+class EncodeError(MessageError):
+    """What the handler returned cannot be encoded as ``encode`` says, or has no topic to go to."""
+
+
+class RecordTooLargeError(MessageError):
+    """A result is larger than the producer may send."""
+
+
+class SendError(MessageError):
+    """The broker refused a result for good."""
+
+    retriable = True

@@ -1,0 +1,156 @@
+"""Making kafka-python's clients: our options, the user's options, and patience while Kafka is not there."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import gevent.socket
+
+from gworkers.config.load import Loaded
+from gworkers.errors import UnavailableError
+from gworkers.kafka import embedded, green, options
+
+log = logging.getLogger(__name__)
+
+#: How long one attempt to reach Kafka may take before the next, in seconds.
+ATTEMPT = 10.0
+
+
+class Clients:
+    """Makes consumers and producers for one configuration. servers: where Kafka is, which the configuration may leave to us."""
+
+    def __init__(self, loaded: Loaded, servers: str) -> None:
+        self._loaded = loaded
+        self.servers = servers
+        self._first_run = loaded.config.kafka.bootstrap_servers == "embedded"
+
+    def _common(self) -> dict[str, Any]:
+        common: dict[str, Any] = {
+            "bootstrap_servers": self.servers.split(","),
+            "metrics_enabled": False,  # kafka-python's own metrics cost time for each record and have no reader here
+            "metadata_max_age_ms": 30_000,  # new partitions and topics are taken up within half a minute
+            "reconnect_backoff_max_ms": 2_000,
+        }
+        if self._first_run:
+            common["api_version"] = embedded.API_VERSION
+        return common
+
+    def consumer(self, **more: Any) -> Any:
+        """A KafkaConsumer of the group, which commits nothing by itself."""
+        config = self._loaded.config
+        half = max(2**16, config.buffer.bytes // 2)
+        return self._make(
+            "KafkaConsumer",
+            {
+                **self._common(),
+                "group_id": config.kafka.group,
+                "auto_offset_reset": "earliest",  # a new group begins with what is there: nothing is lost by being late
+                "fetch_max_bytes": min(50 * 2**20, half),
+                "max_partition_fetch_bytes": min(2**20, half),
+                "partition_assignment_strategy": [options.assignor("cooperative-sticky")],
+                **options.given(self._loaded, "consumer"),
+                "enable_auto_commit": False,
+                **more,
+            },
+        )
+
+    def reader(self, **more: Any) -> Any:
+        """A KafkaConsumer of no group: it reads and leaves no trace."""
+        return self.consumer(**{"group_id": None, "partition_assignment_strategy": [options.assignor("range")], **more})
+
+    def producer(self, **more: Any) -> Any:
+        """A KafkaProducer: idempotent, all replicas, no linger, batches that a block of results fits into."""
+        return self._make(
+            "KafkaProducer",
+            {
+                **self._common(),
+                "batch_size": 262_144,  # with the default of 16 KiB the Sender is woken for a quarter of all cost
+                "max_block_ms": 5_000,
+                **options.given(self._loaded, "producer"),
+                "acks": "all",
+                **more,
+            },
+        )
+
+    def _make(self, cls: str, config: dict[str, Any]) -> Any:
+        """Try until it can be reached. Raises UnavailableError after kafka.connect_timeout, with what stood in the way."""
+        limit = self._loaded.config.kafka.connect_timeout
+        deadline = time.monotonic() + limit
+        make: Callable[..., Any] = getattr(green.module(), cls)
+        errors = green.module("kafka.errors")
+        said = False
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                client = make(**config, bootstrap_timeout_ms=max(100, int(1000 * min(left, ATTEMPT))))
+                if self._first_run and cls == "KafkaConsumer":
+                    client.bootstrap(max(1000, int(left * 1000)))  # told its version, the constructor has not connected yet
+                return client
+            except (errors.KafkaConfigurationError, ValueError, AssertionError, TypeError, RuntimeError) as error:
+                raise UnavailableError(f"kafka-python refuses its options: {error}; look at kafka.client, consumer and producer") from error
+            except errors.KafkaError as error:
+                why = diagnose(self.servers) or _told(error)
+                if isinstance(error, (errors.AuthenticationFailedError, errors.UnsupportedSaslMechanismError)):
+                    raise UnavailableError(f"Kafka at {self.servers} refuses to let us in: {_told(error)}") from error
+            if time.monotonic() >= deadline:
+                raise UnavailableError(f"Kafka at {self.servers} cannot be reached for {limit:g} s: {why}")
+            if not said:
+                log.warning("Kafka at %s cannot be reached, trying until %g s are over: %s", self.servers, limit, why)
+                said = True
+            gevent.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+
+
+def _told(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def diagnose(servers: str) -> str | None:
+    """Why nobody who speaks Kafka answers at ``servers``, in words; None when somebody does. Blocks up to 3 s a server."""
+    reasons = []
+    for server in servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        reason = _knock(host.strip("[]"), int(port))
+        if reason is None:
+            return None
+        reasons.append(f"{server.strip()} {reason}")
+    return ", ".join(reasons)
+
+
+#: An ApiVersions request (v0, correlation id 1, no client id): the first thing a Kafka client says.
+_API_VERSIONS = bytes.fromhex("0000000a 0012 0000 00000001 ffff".replace(" ", ""))
+
+
+def _knock(host: str, port: int) -> str | None:
+    try:
+        connection = gevent.socket.create_connection((host, port), timeout=3)
+    except gevent.socket.gaierror:
+        return "is no known host name"
+    except ConnectionRefusedError:
+        return "refuses connections: nothing listens there"
+    except TimeoutError:
+        return "does not answer"
+    except OSError as error:
+        return f"cannot be reached: {error.strerror or error}"
+    try:
+        connection.settimeout(3)
+        connection.sendall(_API_VERSIONS)
+        answer = connection.recv(8)
+    except TimeoutError:
+        return "accepts connections and does not answer as Kafka does"
+    except OSError:
+        answer = b""
+    finally:
+        connection.close()
+    if answer.startswith(b"HTTP"):
+        return "answers as an HTTP server, not as Kafka"
+    if answer[:1] == b"\x15":
+        return "speaks TLS; set kafka.client.security_protocol: SSL or SASL_SSL"
+    if not answer:
+        return "closes the connection; does it want TLS or a password?"
+    if len(answer) == 8 and int.from_bytes(answer[4:8], "big") == 1:
+        return None
+    return "answers something that is not Kafka"

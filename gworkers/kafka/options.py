@@ -1,0 +1,173 @@
+"""kafka-python's own options: which there are, of what type, and which of them are ours to set."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gworkers.config.load import Loaded
+from gworkers.config.yaml import KeyPath, dotted
+from gworkers.errors import Problem
+from gworkers.kafka import green
+
+#: Options a user must not set, and why.
+OWNED = {
+    "bootstrap_servers": "it is kafka.bootstrap_servers",
+    "group_id": "it is kafka.group",
+    "group_instance_id": "it is kafka.group_instance_id",
+    "enable_auto_commit": "it commits what has been read, not what is finished, and would lose messages",
+    "auto_commit_interval_ms": "offsets are committed by gworkers, each commit.interval",
+    "default_offset_commit_callback": "offsets are committed by gworkers",
+    "key_deserializer": "keys are bytes; values are decoded as the route's decode says",
+    "value_deserializer": "values are decoded as the route's decode says",
+    "key_serializer": "keys are bytes; results are encoded as the route's encode says",
+    "value_serializer": "results are encoded as the route's encode says",
+    "max_poll_records": "it follows from buffer.messages",
+    "consumer_timeout_ms": "the server never stops consuming by itself",
+    "enable_idempotence": "without it a retried send can come twice or out of order",
+    "acks": "results must be acknowledged by all replicas before an offset is committed",
+    "retries": "how long a send is retried is delivery_timeout_ms",
+    "transactional_id": "it follows from instance and delivery",
+    "partitioner": "results go where Kafka's own clients send their key; a Record may name its partition",
+    "max_in_flight_requests_per_connection": "more or less than it would change the order of results",
+    "max_block_ms": "nothing of gworkers blocks on the producer",
+    "kafka_client": "gworkers brings its own",
+    "selector": "gworkers brings gevent's",
+    "metric_reporters": "they take Python classes, which a file cannot name",
+}
+
+_DOCUMENTED = re.compile(r"^ {8}(\w+) \(([^)]*)\):", re.MULTILINE)
+_ASSIGNORS = {
+    "cooperative-sticky": "cooperative_sticky:CooperativeStickyAssignor",
+    "sticky": "sticky.sticky_assignor:StickyPartitionAssignor",
+    "range": "range:RangePartitionAssignor",
+    "roundrobin": "roundrobin:RoundRobinPartitionAssignor",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of kafka-python. kind: int, float, bool, str, list, tuple or object, as its documentation and default say."""
+
+    name: str
+    kind: str
+    default: Any
+
+
+def known(client: str) -> dict[str, Option]:
+    """The options of ``KafkaConsumer`` or ``KafkaProducer`` in the installed version."""
+    cls = getattr(green.module(), client)
+    documented = {name: text.split(",")[0].strip() for name, text in _DOCUMENTED.findall(cls.__doc__ or "")}
+    options = {}
+    for name, default in cls.DEFAULT_CONFIG.items():
+        kind = documented.get(name, "")
+        if kind not in ("int", "float", "bool", "str", "list", "tuple", "dict"):
+            kind = type(default).__name__ if isinstance(default, (bool, int, float, str, list, tuple)) else "object"
+        if name == "api_version":
+            kind = "tuple"
+        options[name] = Option(name, kind, default)
+    return options
+
+
+def convert(option: Option, value: Any) -> Any:
+    """The value as kafka-python wants it. Raises ValueError with what is wanted."""
+    if value is None:
+        return None
+    if option.name == "partition_assignment_strategy":
+        return [assignor(name) for name in (value if isinstance(value, list) else [value])]
+    if option.name == "compression_type" and value not in ("gzip", "snappy", "lz4", "zstd"):
+        raise ValueError("gzip, snappy, lz4 or zstd is wanted")
+    kind = option.kind
+    if kind == "bool":
+        if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off"):
+            return value.lower() in ("true", "yes", "on")
+        if not isinstance(value, bool):
+            raise ValueError("true or false is wanted")
+        return value
+    if kind in ("int", "float"):
+        number = _number(value)
+        if number is None or (kind == "int" and number != int(number)):
+            raise ValueError("a whole number is wanted" if kind == "int" else "a number is wanted")
+        return int(number) if kind == "int" else number
+    if kind == "str":
+        if not isinstance(value, str):
+            raise ValueError("text is wanted")
+        return value
+    if kind in ("list", "tuple"):
+        if isinstance(value, str) and option.name == "api_version":
+            value = [int(part) for part in value.split(".") if part.isdigit()]
+        if not isinstance(value, list):
+            raise ValueError("a list is wanted")
+        return [tuple(item) if isinstance(item, list) else item for item in value] if kind == "list" else tuple(value)
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+        return _imported(value)
+    raise ValueError("a Python object is wanted: name it as module:attribute")
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def assignor(name: Any) -> Any:
+    if name not in _ASSIGNORS:
+        raise ValueError(f"{', '.join(_ASSIGNORS)} are known")
+    module, _, attribute = _ASSIGNORS[name].partition(":")
+    return getattr(green.module(f"kafka.coordinator.assignors.{module}"), attribute)
+
+
+def _imported(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be imported: {error}") from None
+
+
+def _sections() -> dict[str, dict[str, Option]]:
+    """What may stand in kafka.client (what both clients know), kafka.consumer and kafka.producer."""
+    consumer, producer = known("KafkaConsumer"), known("KafkaProducer")
+    common = {name: option for name, option in consumer.items() if name in producer}
+    return {"client": common, "consumer": consumer, "producer": producer}
+
+
+def problems(loaded: Loaded) -> Iterator[Problem]:
+    """What is wrong with kafka.client, kafka.consumer and kafka.producer, with the nearest known name for unknown ones."""
+    import difflib
+
+    for section, options in _sections().items():
+        for name, value in getattr(loaded.config.kafka, section).items():
+            path: KeyPath = ("kafka", section, name)
+            text = None
+            if name in OWNED:
+                text = f"this is not yours to set: {OWNED[name]}"
+            elif name not in options:
+                near = difflib.get_close_matches(name, [o for o in options if o not in OWNED], 1, 0.6)
+                version = green.module("kafka.version").__version__
+                hint = f'did you mean "{near[0]}"?' if near else "see its documentation for what there is"
+                both = "the consumer and the producer have" if section == "client" else f"the {section} of"
+                text = f"no option that {both} kafka-python {version}{' both' if section == 'client' else ' has'}; {hint}".replace(
+                    "have kafka-python", "of kafka-python"
+                )
+            else:
+                try:
+                    convert(options[name], value)
+                except ValueError as error:
+                    text = f"found {value!r}; {error}"
+            if text is not None:
+                yield Problem(loaded.document.where(path), dotted(path), text)
+
+
+def given(loaded: Loaded, section: str) -> dict[str, Any]:
+    """The user's options for the ``consumer`` or the ``producer``: those of kafka.client and its own, converted."""
+    options = _sections()[section]
+    kafka = loaded.config.kafka
+    own = {**kafka.client, **getattr(kafka, section)}
+    return {name: convert(options[name], value) for name, value in own.items()}

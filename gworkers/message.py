@@ -1,0 +1,85 @@
+"""The names an application may use: Message, Record, Retry, Reject.
+
+None of them has to be used: a handler is any function of the value. They are for handlers that want to see where a
+message came from (``pass: message``), to send elsewhere than to the route's output, or to overrule the retry policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+#: Kafka's own form of headers: names and values, in order, names may repeat.
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it came, given to handlers of routes with ``pass: message``.
+
+    value is decoded as the route says; key and headers are bytes as they came; timestamp is in milliseconds since the
+    epoch, -1 where there is none; attempt counts from 1.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: Any
+    headers: Headers
+    timestamp: int
+    attempt: int = 1
+
+    def header(self, name: str, default: bytes | None = None) -> bytes | None:
+        """The value of the last header called ``name``, or ``default``."""
+        for key, value in reversed(self.headers):
+            if key == name:
+                return value
+        return default
+
+
+class _Inherit:
+    """The mark for "as the input has it", which None cannot be: a key may be None on purpose."""
+
+    def __repr__(self) -> str:
+        return "INHERIT"
+
+
+INHERIT: Any = _Inherit()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Something to send. A handler returns one, or a list of them, in place of a plain result.
+
+    value is encoded as the route says (bytes are sent as they are; None is a tombstone). What is left out is taken from the
+    route (topic: its output) and from the input (key, headers). The partition follows from the key as Kafka's own
+    clients choose it, unless it is given. timestamp is in milliseconds since the epoch.
+    """
+
+    value: Any = None
+    topic: str | None = None
+    key: bytes | str | None = INHERIT
+    headers: Headers = INHERIT
+    partition: int | None = None
+    timestamp: int | None = None
+
+
+class Retry(Exception):  # noqa: N818 - it is an instruction, not an error
+    """Raised by a handler: try this message again after ``delay`` seconds, whatever the route's backoff says.
+
+    The route's number of attempts still holds. Without a delay the route's backoff decides. An exception class of the
+    application's own with an attribute ``retry_after`` (seconds) does the same.
+    """
+
+    def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
+        super().__init__(reason or "the handler asked for another attempt")
+        self.delay = delay
+
+
+class Reject(Exception):  # noqa: N818 - it is an instruction, not an error
+    """Raised by a handler: no further attempt, this message goes to the route's dead-letter topic."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "the handler rejected the message")

@@ -1,0 +1,13 @@
+"""``python -m gworkers.patched``: the command in a process that gevent patches before anything else is imported.
+
+``executor: greenlet`` is started this way; see gworkers.cli.run.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+from gworkers.cli.main import main  # noqa: E402 - nothing may be imported before the patch
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Finding the application's callables by their dotted paths, and saying in a sentence why one cannot be had."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gworkers.config.load import Loaded
+from gworkers.config.yaml import KeyPath, dotted
+from gworkers.errors import ConfigError, Problem
+from gworkers.pipeline import routes
+from gworkers.pipeline.routes import Route, compile_route
+
+
+class _ImportProblem(Exception):
+    """Why a dotted path leads to no callable."""
+
+
+def put_on_path(loaded: Loaded) -> None:
+    """Put ``app.path`` first on sys.path, once."""
+    folder = str((loaded.folder / loaded.config.app.path).resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def resolve(path: str) -> Any:
+    """What ``module:attribute`` names. Raises _ImportProblem with a sentence, naming the user's own file and line."""
+    module_name, _, attributes = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name == missing or module_name.startswith(missing + "."):
+            raise _ImportProblem(f"there is no module {missing}; looked in {', '.join(sys.path[:2])} …; is app.path right?") from None
+        raise _ImportProblem(f"{_at(error, module_name)} imports {missing}, which is not installed") from None
+    except SyntaxError as error:
+        raise _ImportProblem(f"{error.filename}:{error.lineno}: {error.msg}") from None
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise _ImportProblem(f"the module {module_name} fails while being imported, at {_at(error, module_name)}: {told}") from None
+    value: Any = module
+    for attribute in attributes.split("."):
+        if not hasattr(value, attribute):
+            names = [name for name in vars(value) if not name.startswith("_") and callable(getattr(value, name))]
+            near = f"; it has {', '.join(sorted(names)[:8])}" if names else ""
+            raise _ImportProblem(f"{module_name} has no {attribute}{near}")
+        value = getattr(value, attribute)
+    return value
+
+
+def _at(error: BaseException, module_name: str) -> str:
+    """The innermost line of the traceback in the user's own files; importlib's frames and installed packages are not theirs."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith("<frozen") and Path(f.filename) != Path(__file__) and "importlib" not in f.filename]
+    home = [f for f in own if "site-packages" not in f.filename] or own
+    return f"{home[-1].filename}:{home[-1].lineno}" if home else module_name
+
+
+def _callable(path: str) -> Callable[..., Any]:
+    value = resolve(path)
+    if not callable(value):
+        raise _ImportProblem(f"{path} is {type(value).__name__}, which cannot be called")
+    function: Callable[..., Any] = value
+    return function
+
+
+def _handler(path: str) -> Callable[[Any], Any]:
+    handler = _callable(path)
+    target = handler if inspect.isroutine(handler) or inspect.isclass(handler) else handler.__call__  # type: ignore[operator]
+    if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
+        raise _ImportProblem(
+            f"{path} is a coroutine function, and handlers are called, not awaited; "
+            "make it a plain function, or wrap it in one that calls asyncio.run"
+        )
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return handler
+    try:
+        signature.bind(object())
+    except TypeError:
+        raise _ImportProblem(f"{path}{signature} cannot be called with one argument, the message") from None
+    return handler
+
+
+def _exception(path: str) -> type[BaseException]:
+    value = resolve(path if not path.startswith("builtins.") else path)
+    if not (inspect.isclass(value) and issubclass(value, BaseException)):
+        raise _ImportProblem(f"{path} is no exception class")
+    return value
+
+
+def load_routes(loaded: Loaded) -> list[Route]:
+    """The routes with everything they name imported. Raises ConfigError with every problem found."""
+    put_on_path(loaded)
+    problems: list[Problem] = []
+
+    def find(kind: Callable[[str], Any], path: str, *key: str | int) -> Any:
+        try:
+            return kind(path)
+        except _ImportProblem as error:
+            where: KeyPath = key
+            problems.append(Problem(loaded.document.where(where), dotted(where), str(error)))
+            return None
+
+    found: list[Route] = []
+    for name, config in loaded.config.routes.items():
+        handler = find(_handler, config.handler, "routes", name, "handler")
+        decode = routes.DECODERS.get(config.decode) or find(_callable, config.decode, "routes", name, "decode")
+        encode = routes.ENCODERS.get(config.encode)
+        if encode is None and (function := find(_callable, config.encode, "routes", name, "encode")) is not None:
+            encode = routes.custom_encode(function)
+        only = [find(_exception, path, "routes", name, "retry", "only", i) for i, path in enumerate(config.retry.only)]
+        never = [find(_exception, path, "routes", name, "retry", "never", i) for i, path in enumerate(config.retry.never)]
+        if handler is not None and decode is not None and encode is not None and not problems:
+            route = compile_route(name, config, handler, decode, encode)
+            route.only, route.never = tuple(only), tuple(never)
+            found.append(route)
+    if loaded.config.app.setup is not None:
+        find(_callable, loaded.config.app.setup, "app", "setup")
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+def run_setup(loaded: Loaded) -> None:
+    """Call ``app.setup``. Raises ConfigError with the user's line when it fails."""
+    if loaded.config.app.setup is None:
+        return
+    path = loaded.config.app.setup
+    try:
+        _callable(path)()
+    except Exception as error:
+        told = f"{path} failed at {_at(error, path)}: {type(error).__name__}: {error}"
+        raise ConfigError(Problem(loaded.document.where(("app", "setup")), "app.setup", told)) from error

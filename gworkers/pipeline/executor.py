@@ -1,0 +1,155 @@
+"""Where handlers run: in native threads, or in the worker's own greenlet.
+
+Both executors have one verb for workers, ``run(block)``: it blocks the calling greenlet until no job of the block is left
+to run. Each job has then ``rows`` or ``error`` set and stands in ``block.done``, unless it was reclaimed in time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import gevent
+import gevent.hub
+from gevent.threadpool import ThreadPool
+
+from gworkers import log_context
+from gworkers.pipeline.job import Job
+from gworkers.pipeline.routes import Route
+
+#: How long a greenlet may run handlers that never yield before it lets the others have a turn, seconds.
+HUB_TURN = 0.005
+
+
+class Block:
+    """Jobs of one route on their way through one hop.
+
+    ``todo`` is emptied from the left by whoever runs the block and may be emptied from the right by the hub
+    (``reclaim``): both ends of a deque are safe to take from two threads. ``done`` grows as jobs finish.
+    """
+
+    __slots__ = ("busy", "done", "route", "seen", "started", "todo", "waiter")
+
+    def __init__(self, route: Route, jobs: list[Job]) -> None:
+        self.route = route
+        self.todo = deque(jobs)
+        self.done: list[Job] = []
+        self.seen = 0  # how many of done the hub has dealt with
+        self.started = 0.0  # time.perf_counter() when its first job began
+        self.busy = 0.0  # seconds its handlers took together
+        self.waiter: Any = None
+
+    def reclaim(self) -> list[Job]:
+        """Take back what has not begun, in order: the job before it turned out to be slow."""
+        jobs: list[Job] = []
+        while True:
+            try:
+                jobs.append(self.todo.pop())
+            except IndexError:
+                jobs.reverse()
+                return jobs
+
+    def run(self, slot: log_context.Slot) -> None:
+        """Run the jobs one after the other, on the thread or greenlet of ``slot``."""
+        handle, take, finished = self.route.handle, self.todo.popleft, self.done.append
+        begun = self.started = time.perf_counter()
+        while True:
+            try:
+                job = take()
+            except IndexError:
+                break
+            slot.job = job
+            handle(job)
+            finished(job)
+        slot.job = None
+        self.busy = time.perf_counter() - begun
+
+
+class Executor(Protocol):
+    def start(self) -> None: ...
+
+    def run(self, block: Block) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class ThreadExecutor:
+    """Handlers in the native threads of gevent's threadpool.
+
+    ThreadPool.apply costs 120 to 200 µs a message. Here each thread runs one task for as long as the process lives:
+
+    1. ``run`` puts the block on a native queue and leaves the hub to others;
+    2. a thread takes it, runs its jobs and puts it on a deque;
+    3. the first block on the deque wakes the hub, further ones find it awake already;
+    4. the hub's callback switches straight to the greenlets that wait for the blocks.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._pool = ThreadPool(threads)
+        self._inbox: SimpleQueue[Block | None] = SimpleQueue()
+        self._finished: deque[Block] = deque()
+        self._signalled = False
+        hub = gevent.hub.get_hub()
+        self._hub = hub
+        self._wake = hub.loop.async_()
+
+    def start(self) -> None:
+        self._wake.start(self._collect)
+        for _ in range(self._threads):
+            self._pool.spawn(self._serve)
+
+    def run(self, block: Block) -> None:
+        block.waiter = gevent.getcurrent()
+        self._inbox.put(block)
+        self._hub.switch()
+
+    def stop(self) -> None:
+        """Let threads that have nothing to run end; a handler that still runs keeps its thread."""
+        for _ in range(self._threads):
+            self._inbox.put(None)
+        self._wake.stop()
+        self._wake.close()
+
+    def _serve(self) -> None:
+        slot = log_context.claim_thread()
+        get, finished = self._inbox.get, self._finished.append
+        while (block := get()) is not None:
+            block.run(slot)
+            finished(block)
+            if not self._signalled:
+                self._signalled = True
+                self._wake.send()
+        log_context.release_thread()
+
+    def _collect(self) -> None:
+        self._signalled = False  # before looking: a block that comes after the look signals again
+        finished = self._finished
+        while finished:
+            finished.popleft().waiter.switch()
+
+
+class GreenletExecutor:
+    """Handlers in the worker's greenlet itself, in a process that gevent has patched: waiting yields to the others."""
+
+    def __init__(self) -> None:
+        self._last_turn = time.perf_counter()
+
+    def start(self) -> None:
+        pass
+
+    def run(self, block: Block) -> None:
+        slot = log_context.claim_greenlet()
+        try:
+            block.run(slot)
+        finally:
+            log_context.release_greenlet()
+        now = time.perf_counter()
+        if now - self._last_turn > HUB_TURN:  # handlers that never wait would starve the hub
+            gevent.sleep(0)
+            self._last_turn = time.perf_counter()
+
+    def stop(self) -> None:
+        pass

@@ -1,0 +1,53 @@
+"""A partition while it is assigned to this process: one object an assignment, never used again after revocation."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from gworkers.pipeline.job import Job
+from gworkers.pipeline.offsets import Offsets
+
+if TYPE_CHECKING:
+    from gworkers.pipeline.routes import Route
+
+
+class Partition:
+    """One assignment of one topic partition. A Job points to it; when ``active`` is False what becomes of the Job counts no more.
+
+    ``ready`` and ``lanes`` belong to the scheduler, ``offsets`` to the settling of jobs, ``committed`` to the committer.
+    """
+
+    __slots__ = (
+        "active",
+        "closing",
+        "committed",
+        "in_flight",
+        "lanes",
+        "number",
+        "offsets",
+        "ready",
+        "route",
+        "topic",
+        "waiting",
+    )
+
+    def __init__(self, topic: str, number: int, route: Route, start: int | None = None) -> None:
+        self.topic = topic
+        self.number = number
+        self.route = route
+        self.active = True
+        self.closing = False  # about to be revoked: what runs may finish, nothing else begins
+        self.offsets = Offsets(start)
+        self.committed: tuple[int, str] | None = None  # the position and metadata last committed
+        self.in_flight = 0  # jobs taken by a worker or waiting for an acknowledgement or a retry
+        self.ready: deque[Job] = deque()  # jobs that may run now
+        self.lanes: dict[Any, deque[Job] | None] = {}  # busy lane → the jobs behind it, None while there are none
+        self.waiting = 0  # jobs in ready and in lanes
+
+    @property
+    def name(self) -> str:
+        return f"{self.topic}[{self.number}]"
+
+    def __repr__(self) -> str:
+        return f"<Partition {self.name}{'' if self.active else ' revoked'}>"

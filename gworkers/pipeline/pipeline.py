@@ -1,0 +1,223 @@
+"""The stages put together: what happens to a job between them.
+
+    consumer ─► scheduler ─► workers ─► executor ─┬─► producer ─► settle ─► consumer (commit)
+                    ▲                             └─► fail ─► retries ─► scheduler
+                    └── lanes that become free              └─► dead letter ─► producer
+
+Everything here runs on the hub's thread and none of it waits. A job ends in ``settle`` (finished) or ``give_back`` (to be delivered
+again); either gives back the room it took in the buffer, exactly once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from gworkers import log_context
+from gworkers.config.schema import Config
+from gworkers.errors import FatalError, MessageError, RecordTooLargeError
+from gworkers.pipeline import dead_letters
+from gworkers.pipeline.consumer import Consumer
+from gworkers.pipeline.executor import Executor
+from gworkers.pipeline.job import Job
+from gworkers.pipeline.partition import Partition
+from gworkers.pipeline.producer import Producer
+from gworkers.pipeline.retries import Retries, delay_of
+from gworkers.pipeline.routes import Route
+from gworkers.pipeline.scheduler import Scheduler
+from gworkers.pipeline.stats import Buffer, Stats
+from gworkers.pipeline.worker import Workers
+
+log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Built by the server from a configuration, its routes, and two of kafka-python's clients."""
+
+    def __init__(
+        self,
+        config: Config,
+        routes: list[Route],
+        executor: Executor,
+        workers: int,
+        consumer: Any,
+        producer: Any,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.stats = Stats()
+        self.buffer = Buffer(config.buffer.messages, config.buffer.bytes)
+        self.scheduler = Scheduler()
+        self.executor = executor
+        self._fatal = fatal
+        self.workers = Workers(workers, self.scheduler, executor, self.stats, self.complete, self.give_back)
+        self.retries = Retries(self._again)
+        self.producer = Producer(producer, self.settle, self.fail, fatal)
+        self.consumer = Consumer(
+            consumer,
+            routes,
+            self.scheduler,
+            self.buffer,
+            self.stats,
+            commit_interval=config.commit.interval,
+            rebalance_grace=config.rebalance.grace,
+            wake=self.workers.wake,
+            withdraw=self.withdraw,
+            fence=self.fence,
+            fatal=fatal,
+        )
+
+    # -- the way of a job
+
+    def complete(self, job: Job) -> None:
+        """A job's handler has ended, one way or the other."""
+        if not job.partition.active:
+            self.stats.fenced += 1
+            self.give_back(job)
+        elif job.error is not None:
+            self.fail(job)
+        elif job.rows:
+            try:
+                self.producer.check(job.rows)
+            except RecordTooLargeError as error:
+                job.error = error
+                self.fail(job)
+                return
+            size = 0
+            for row in job.rows:
+                size += len(row[3] or b"")
+            job.size += size
+            self.buffer.bytes += size
+            self.producer.send(job, job.rows)
+        else:
+            self.settle(job)
+
+    def fail(self, job: Job) -> None:
+        """A job's handler, or the sending of its results, has failed."""
+        partition = job.partition
+        error = job.error
+        assert error is not None
+        job.rows = None
+        if not partition.active or partition.closing:
+            self.give_back(job)
+            return
+        if job.dead:
+            self._stop_for(job, f"its dead letter cannot be sent to {partition.route.config.dead_letter}: {error}")
+            return
+        delay = delay_of(job)
+        if delay is not None:
+            log.info(
+                "attempt %d of %d failed, the next in %.1f s: %s",
+                job.attempt,
+                partition.route.config.retry.attempts,
+                delay,
+                dead_letters.one_line(error),
+                extra=log_context.about(job),
+            )
+            self.stats.retried += 1
+            self.retries.add(job, delay)
+            return
+        topic = partition.route.config.dead_letter
+        if topic is None:
+            self._stop_for(job, f"{dead_letters.one_line(error)}, and the route has no dead_letter topic to put it")
+            return
+        log.warning(
+            "failed for good after %d attempts and goes to %s: %s",
+            job.attempt,
+            topic,
+            dead_letters.one_line(error),
+            extra=log_context.about(job),
+        )
+        job.dead = True
+        row = dead_letters.letter(job, topic)
+        job.error = None
+        try:
+            self.producer.check((row,))
+        except MessageError as too_large:
+            self._stop_for(job, f"its dead letter cannot be sent to {topic}: {too_large}")
+            return
+        self.producer.send(job, (row,))
+
+    def settle(self, job: Job) -> None:
+        """A job is finished: what it had to send is acknowledged."""
+        partition = job.partition
+        buffer = self.buffer
+        if partition.active:
+            partition.offsets.finish(job.offset)
+            self.stats.done += 1
+            if job.dead:
+                self.stats.dead_lettered += 1
+            if self.scheduler.finish(job):
+                self.workers.wake()
+        else:
+            self.stats.fenced += 1
+            partition.in_flight -= 1
+        buffer.messages -= 1
+        buffer.bytes -= job.size
+        if buffer.low:
+            self.consumer.room_came()
+
+    def give_back(self, job: Job) -> None:
+        """A taken job is not finished and not run again here: whoever gets its partition next will have it."""
+        job.partition.in_flight -= 1
+        self._release(job)
+
+    def _release(self, job: Job) -> None:
+        self.buffer.messages -= 1
+        self.buffer.bytes -= job.size
+
+    def _again(self, jobs: list[Job]) -> None:
+        self.scheduler.put_back(jobs)
+        self.workers.wake()
+
+    def _stop_for(self, job: Job, why: str) -> None:
+        key = f", key {job.key.decode('utf-8', 'backslashreplace')!r}" if job.key is not None else ""
+        where = f"{job.partition.topic}, partition {job.partition.number}, offset {job.offset}{key}"
+        self._fatal(FatalError(f"the message at {where} failed for good: {why}"))
+
+    # -- partitions that go
+
+    def withdraw(self, partition: Partition) -> None:
+        """Begin nothing more of this partition; what runs may finish."""
+        for job in self.scheduler.drop(partition):
+            self._release(job)
+        for job in self.retries.drop(partition):
+            self.give_back(job)
+
+    def fence(self, partition: Partition) -> None:
+        """From now on nothing that becomes of this partition's jobs counts."""
+        self.withdraw(partition)
+        partition.active = False
+
+    # -- life
+
+    def start(self) -> None:
+        """Start from the end to the beginning, so that whoever hands something on finds somebody to take it."""
+        self.producer.start()
+        self.retries.start()
+        self.executor.start()
+        self.workers.start()
+        self.consumer.start()
+
+    def drain(self) -> None:
+        """Begin nothing new. ``unsettled`` falls to 0 as what runs is acknowledged."""
+        self.consumer.stop_reading()
+        self.workers.stop()
+
+    @property
+    def unsettled(self) -> int:
+        """Messages that have been begun and not settled."""
+        return sum(partition.in_flight for partition in self.consumer.partitions.values())
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is in the process and nothing waits in Kafka."""
+        return not self.buffer.messages and bool(self.consumer.partitions) and self.consumer.backlog() == 0
+
+    def stop(self, timeout: float) -> None:
+        """Stop in the order of the way: commit what is settled, leave the group, close the producer. Blocks."""
+        self.workers.kill()
+        self.retries.stop()
+        self.consumer.stop(timeout)
+        self.producer.stop(timeout)
+        self.executor.stop()

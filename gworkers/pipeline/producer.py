@@ -1,0 +1,224 @@
+"""From finished jobs to acknowledged results.
+
+1. ``send`` sorts a job's rows by topic partition and returns at once; a topic whose partitions are not known yet is looked
+   up by a greenlet of its own, and its rows wait for it, in order;
+2. at the end of the hub's turn one greenlet appends what has come together to kafka-python's batches, a block a partition;
+3. when the broker acknowledges a batch, ``settled`` gets each job whose last row that was; when it refuses one for good,
+   ``failed`` gets the job with a SendError.
+
+No worker waits for an acknowledgement. What is out is bounded by the pipeline's Buffer, which counts results too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from gworkers.errors import FatalError, SendError
+from gworkers.kafka import blocks, green
+from gworkers.pipeline.dead_letters import one_line
+from gworkers.pipeline.job import Job, Row
+
+log = logging.getLogger(__name__)
+
+#: How many keys' partitions are remembered. murmur2 in Python costs 4 µs for a key of 10 bytes, a look-up 0.1 µs.
+CACHED_KEYS = 50_000
+
+
+class Topic:
+    """An output topic: its partitions once they are known, and the rows that wait until then."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.partitions: list[Any] = []  # TopicPartitions by number
+        self.of_key: dict[bytes, int] = {}
+        self.waiting: list[tuple[Row, Job]] | None = []  # None once the partitions are known
+        self.next = 0  # for rows without a key: they go round
+
+
+class Producer:
+    """One thread-safe KafkaProducer, shared by all workers. All methods run on the hub's thread."""
+
+    def __init__(
+        self,
+        client: Any,
+        settled: Callable[[Job], None],
+        failed: Callable[[Job], None],
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._client = client
+        self._settled = settled
+        self._failed = failed
+        self._fatal = fatal
+        self._murmur2 = green.module("kafka.partitioner.default").murmur2
+        self._tp = green.module("kafka.structs").TopicPartition
+        self._most: int = client.config["max_request_size"]
+        self._topics: dict[str, Topic] = {}
+        self._pending: dict[Any, tuple[list[Row], list[Job]]] = {}
+        self._due = Event()
+        self._greenlet: gevent.Greenlet | None = None
+        self._looking: set[gevent.Greenlet] = set()
+        self._blocks = blocks.BlockProducer(client, self._acknowledged) if blocks.known() else None
+        self.unacknowledged = 0
+        self.sent = 0
+        if self._blocks is None:
+            log.warning(
+                "kafka-python %s is not one of the versions whose inside is known; messages are sent one by one, which is slower",
+                ".".join(map(str, blocks.version())),
+            )
+
+    def start(self) -> None:
+        self._greenlet = gevent.spawn(self._flush)
+
+    def stop(self, timeout: float) -> None:
+        """Stop sending and close the client, waiting up to ``timeout`` seconds for what is out. Blocks."""
+        for greenlet in (self._greenlet, *self._looking):
+            if greenlet is not None:
+                greenlet.kill(block=False)
+        self._client.close(timeout=timeout)
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raises RecordTooLargeError when one of the rows is more than may be sent."""
+        for row in rows:
+            blocks.check_size(row, self._most)
+
+    def send(self, job: Job, rows: Sequence[Row]) -> None:
+        """Send all rows of a job. ``settled`` or ``failed`` is called once for it, later. Never blocks."""
+        job.unacknowledged = len(rows)
+        self.unacknowledged += len(rows)
+        for row in rows:
+            topic = self._topics.get(row[0]) or self._look_up(row[0])
+            if topic.waiting is not None:
+                topic.waiting.append((row, job))
+            else:
+                self._add(topic, row, job)
+
+    def _add(self, topic: Topic, row: Row, job: Job) -> None:
+        number, key = row[1], row[2]
+        if number is None:
+            if key is None:
+                number = topic.next = (topic.next + 1) % len(topic.partitions)
+            elif (found := topic.of_key.get(key)) is not None:
+                number = found
+            else:
+                number = (self._murmur2(key) & 0x7FFFFFFF) % len(topic.partitions)
+                if len(topic.of_key) >= CACHED_KEYS:
+                    topic.of_key.clear()
+                topic.of_key[key] = number
+        elif not 0 <= number < len(topic.partitions):
+            self._refused(job, SendError(f"{topic.name} has {len(topic.partitions)} partitions, and the handler named {number}"))
+            return
+        tp = topic.partitions[number]
+        pending = self._pending
+        if tp in pending:
+            rows, jobs = pending[tp]
+            rows.append(row)
+            jobs.append(job)
+        else:
+            if not pending:
+                self._due.set()
+            pending[tp] = [row], [job]
+
+    def _flush(self) -> None:
+        while True:
+            self._due.wait()
+            self._due.clear()
+            pending, self._pending = self._pending, {}
+            for tp, (rows, jobs) in pending.items():
+                try:
+                    if self._blocks is not None:
+                        self._blocks.append(tp, rows, jobs)
+                    else:
+                        self._send_each(tp, rows, jobs)
+                except Exception as error:
+                    self._fatal(FatalError(f"results for {tp.topic}[{tp.partition}] cannot be sent: {one_line(error)}"))
+                    return
+
+    def _send_each(self, tp: Any, rows: Sequence[Row], jobs: Sequence[Job]) -> None:
+        """The way through the public ``send()``, for versions of kafka-python that blocks.py does not know."""
+        for (_, _, key, value, headers, timestamp), job in zip(rows, jobs, strict=True):
+            if key is None and value is None:
+                value = b""  # send() refuses a record of nothing
+            stamp = timestamp if timestamp is not None and timestamp >= 0 else None
+            future = self._client.send(tp.topic, value, key, list(headers), tp.partition, stamp)
+            future.add_callback(lambda _, job=job: self._acknowledged((job,), None))
+            future.add_errback(lambda error, job=job: self._acknowledged((job,), lambda _: error))
+
+    def _acknowledged(self, jobs: Sequence[Job], errors: Callable[[int], BaseException] | None) -> None:
+        """On the Sender greenlet; nothing here waits."""
+        if errors is None:
+            settled = self._settled
+            count = len(jobs)
+            self.sent += count
+            self.unacknowledged -= count
+            for job in jobs:
+                job.unacknowledged -= 1
+                if not job.unacknowledged:
+                    if isinstance(job.error, SendError):
+                        self._failed(job)
+                    else:
+                        settled(job)
+            return
+        for index, job in enumerate(jobs):
+            error = errors(index)
+            sentence = SendError(f"the broker refused the result: {one_line(error)}")
+            sentence.retriable = type(error).__name__ not in ("MessageSizeTooLargeError", "RecordListTooLargeError", "InvalidRecordError")
+            self._refused(job, sentence)
+
+    def _refused(self, job: Job, error: SendError) -> None:
+        self.unacknowledged -= 1
+        job.unacknowledged -= 1
+        job.error = error
+        if not job.unacknowledged:
+            self._failed(job)
+
+    # -- topics
+
+    def _look_up(self, name: str) -> Topic:
+        topic = self._topics[name] = Topic(name)
+        greenlet = gevent.spawn(self._find_partitions, topic)
+        self._looking.add(greenlet)
+        greenlet.link(self._looking.discard)
+        return topic
+
+    def _find_partitions(self, topic: Topic) -> None:
+        """Ask until the topic is there; say so once when it is not. Its rows wait meanwhile, and with them the buffer."""
+        for attempt in itertools.count():
+            try:
+                numbers = self._client.partitions_for(topic.name)
+            except Exception as error:
+                numbers = None
+                if not getattr(error, "retriable", False) and type(error).__name__ != "KafkaTimeoutError":
+                    self._give_up(topic, error)
+                    return
+            if numbers:
+                break
+            if not attempt:
+                log.warning(
+                    "the topic %s does not exist, and the broker does not make it; results for it wait until somebody does", topic.name
+                )
+            gevent.sleep(0.5)
+        if attempt:
+            log.info("the topic %s is there now", topic.name)
+        topic.partitions = [self._tp(topic.name, number) for number in range(len(numbers))]
+        waiting, topic.waiting = topic.waiting or [], None
+        for row, job in waiting:
+            self._add(topic, row, job)
+
+    def refresh(self) -> None:
+        """Take up partitions that were added to output topics; called now and then."""
+        for topic in self._topics.values():
+            numbers = self._client._metadata.partitions_for_topic(topic.name)
+            if topic.waiting is None and numbers and len(numbers) > len(topic.partitions):
+                topic.partitions = [self._tp(topic.name, number) for number in range(len(numbers))]
+                topic.of_key.clear()
+
+    def _give_up(self, topic: Topic, error: Exception) -> None:
+        del self._topics[topic.name]
+        for _, job in topic.waiting or []:
+            self._refused(job, SendError(f"results cannot be sent to {topic.name}: {one_line(error)}"))

@@ -1,0 +1,167 @@
+"""From a route's configuration to one function of a Job: decode, call the handler, encode.
+
+``compile_route`` puts the pieces together once; what is left for each message is three calls. ``Route.handle(job)`` never raises:
+it leaves rows or an error in the job. It runs where handlers run, so that decoding and encoding cost the hub nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from gworkers.config import schema
+from gworkers.errors import DecodeError, EncodeError
+from gworkers.message import INHERIT, Message, Record
+from gworkers.pipeline.job import Job, Row
+
+Decode = Callable[[bytes], Any]
+Encode = Callable[[Any], "bytes | None"]
+
+#: How much work a hop takes along, in seconds, and how many messages at the most. Longer handlers go one at a time.
+HOP = 0.002
+HOP_MESSAGES = 64
+
+
+class Route:
+    """A route, ready to run. ``block_size`` follows the measured time of its handler."""
+
+    def __init__(self, name: str, config: schema.Route, handle: Callable[[Job], None]) -> None:
+        self.name = name
+        self.config = config
+        self.handle = handle
+        self.pattern = re.compile(config.pattern) if config.pattern else None
+        self.lane_of = _LANES[config.order]
+        self.block_size = 1
+        self.handler_time = 0.0  # seconds a message, smoothed
+        self.never: tuple[type[BaseException], ...] = ()
+        self.only: tuple[type[BaseException], ...] = ()
+
+    def consumes(self, topic: str) -> bool:
+        """Whether messages of ``topic`` take this route."""
+        return topic in self.config.topics or bool(self.pattern and self.pattern.match(topic))
+
+    def measured(self, busy: float, count: int) -> None:
+        """Note that ``count`` messages took ``busy`` seconds, and choose how many the next hop takes along."""
+        each = busy / count
+        self.handler_time = time = each if not self.handler_time else self.handler_time + 0.2 * (each - self.handler_time)
+        self.block_size = HOP_MESSAGES if time * HOP_MESSAGES <= HOP else max(1, int(HOP / time))
+
+
+_LANES: dict[str, Callable[[Job], Any] | None] = {
+    "none": None,
+    "key": lambda job: job.key,
+    "partition": lambda job: True,
+}
+
+
+def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any], decode: Decode, encode: Encode) -> Route:
+    """The Route for a configuration whose names have been resolved."""
+    output = config.output
+    as_message = config.pass_ == "message"
+    plain = _plain(output, encode)
+
+    def handle(job: Job) -> None:
+        try:
+            value: Any = job.value
+            if value is not None:
+                try:
+                    value = decode(value)
+                except Exception as error:
+                    raise DecodeError(f"the value is no {config.decode}: {error}") from error
+            if as_message:
+                partition = job.partition
+                value = Message(
+                    partition.topic, partition.number, job.offset, job.key, value, tuple(job.headers), job.timestamp, job.attempt
+                )
+            result = handler(value)
+            job.rows = plain(job, result) if result is not None else None
+            job.error = None
+        except gevent.GreenletExit:
+            raise
+        except BaseException as error:  # SystemExit and the like fail the message, not the process
+            job.error = error
+
+    return Route(name, config, handle)
+
+
+def _plain(output: str | None, encode: Encode) -> Callable[[Job, Any], list[Row] | None]:
+    """What turns a handler's result into rows."""
+
+    def value_of(result: Any) -> bytes | None:
+        try:
+            value = encode(result)
+        except Exception as error:
+            raise EncodeError(f"the handler returned {_describe(result)}, which cannot be encoded: {error}") from error
+        return value
+
+    def record_row(job: Job, record: Record) -> Row:
+        topic = record.topic or output
+        if topic is None:
+            raise EncodeError("the handler returned a Record without a topic, and the route has no output; give it a topic")
+        key = job.key if record.key is INHERIT else record.key
+        headers = job.headers if record.headers is INHERIT else [(name, value) for name, value in record.headers]
+        value = record.value if record.value is None or isinstance(record.value, bytes) else value_of(record.value)
+        timestamp = record.timestamp if record.timestamp is not None else job.timestamp
+        return topic, record.partition, key.encode() if isinstance(key, str) else key, value, headers, timestamp
+
+    def rows(job: Job, result: Any) -> list[Row] | None:
+        if isinstance(result, Record):
+            return [record_row(job, result)]
+        if isinstance(result, list) and result and isinstance(result[0], Record):
+            if not all(isinstance(record, Record) for record in result):
+                raise EncodeError("the handler returned a list of Records with something else among them")
+            return [record_row(job, record) for record in result]
+        if output is None:
+            return None
+        return [(output, None, job.key, value_of(result), job.headers, job.timestamp)]
+
+    return rows
+
+
+def _describe(value: Any) -> str:
+    return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
+
+
+def _identity(value: bytes) -> bytes:
+    return value
+
+
+def _encode_bytes(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError("bytes are wanted; set encode: text or json, or return bytes")
+
+
+def _encode_text(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError("text is wanted; set encode: json, or return a str")
+    return value.encode()
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _encode_json(value: Any) -> bytes:
+    return _to_json(value).encode()
+
+
+def custom_encode(function: Callable[[Any], Any]) -> Encode:
+    """An encoder of the application's own, held to what it must return."""
+
+    def encode(value: Any) -> bytes | None:
+        encoded = function(value)
+        if encoded is not None and not isinstance(encoded, bytes):
+            raise TypeError(f"the encoder returned {_describe(encoded)}, not bytes")
+        return encoded
+
+    return encode
+
+
+DECODERS: dict[str, Decode] = {"bytes": _identity, "text": bytes.decode, "json": json.loads}
+ENCODERS: dict[str, Encode] = {"bytes": _encode_bytes, "text": _encode_text, "json": _encode_json}

@@ -1,0 +1,70 @@
+"""How the process talks: lines for people or JSON for machines, on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+import sys
+import time
+from typing import Any
+
+from gworkers import log_context
+from gworkers.config import schema
+
+#: kafka-python says the same trouble many times a second; what a user must know of it, gworkers says itself.
+QUIET = {"kafka": logging.CRITICAL}
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "gworkers", "taskName"}
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-11-23 10:20:30.123 INFO shop.pricing [orders 2@117 key=c-9]: priced``"""
+
+    default_msec_format = "%s.%03d"
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s%(about)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        found = getattr(record, "gworkers", None)
+        record.about = ""
+        if found is not None:
+            key = f" key={found['key']}" if found["key"] is not None else ""
+            record.about = f" [{found['topic']} {found['partition']}@{found['offset']}{key}]"
+        return super().format(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, topic, partition, offset, key, and what ``extra=`` held."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        line: dict[str, Any] = {"time": stamp, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        line.update(getattr(record, "gworkers", {}))
+        line.update({k: v for k, v in vars(record).items() if k not in _STANDARD and k not in line})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to whatever sys.stderr is at the time, and lets the progress line make room."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+
+def configure(config: schema.Logging) -> None:
+    """Set logging up, unless the application has done so itself: handlers that are on the root logger already stay alone."""
+    log_context.install()
+    if config.config is not None:
+        logging.config.dictConfig({"disable_existing_loggers": False, **config.config})
+    elif not logging.getLogger().handlers:
+        handler = _Stderr()
+        handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter())
+        logging.getLogger().addHandler(handler)
+        logging.getLogger().setLevel(config.level)
+    for name, level in QUIET.items():
+        if logging.getLogger(name).level == logging.NOTSET and config.level != "DEBUG":
+            logging.getLogger(name).setLevel(level)

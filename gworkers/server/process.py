@@ -1,0 +1,241 @@
+"""One process and its life.
+
+    start   logging ─► routes ─► (embedded broker) ─► clients ─► app.setup ─► admin ─► pipeline
+    serve   until a signal, a fatal error, or nothing left to do (--until-idle)
+    stop    drain ─► commit ─► leave the group ─► producer ─► admin ─► embedded broker
+
+``Server(config).run()`` does it all and returns the exit status. Everything but handlers runs on one native thread, the
+hub's; with ``executor: thread`` handlers run on ``concurrency`` further native threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+import gworkers
+from gworkers.config.load import Loaded
+from gworkers.config.schema import Config
+from gworkers.config.units import format_duration
+from gworkers.errors import ConfigError, Exit, GworkersError, Problem
+from gworkers.kafka import embedded, green, options
+from gworkers.kafka.clients import Clients
+from gworkers.pipeline import application
+from gworkers.pipeline.executor import Executor, GreenletExecutor, ThreadExecutor
+from gworkers.pipeline.pipeline import Pipeline
+from gworkers.pipeline.routes import Route
+from gworkers.server import logs, runtime
+from gworkers.server.admin import Admin
+from gworkers.server.progress import Progress
+from gworkers.server.watch import Watch
+
+log = logging.getLogger("gworkers")
+
+#: Seconds that committing, leaving the group and closing the producer may take after the drain.
+CLOSING = 10.0
+
+
+def check_executor(loaded: Loaded) -> None:
+    """Raises ConfigError for the two combinations of executor and patching that cannot work."""
+    where = loaded.document.where(("executor",))
+    if loaded.config.executor == "thread" and green.patched():
+        text = (
+            "this process is patched by gevent.monkey, and patched locks hang when native threads contend for them; "
+            "do not call monkey.patch_all(), or set executor: greenlet"
+        )
+        raise ConfigError(Problem(where, "executor", text))
+    if loaded.config.executor == "greenlet" and not green.patched():
+        text = (
+            "executor: greenlet needs a process patched before anything else is imported; "
+            "start it with the gworkers command, or call gevent.monkey.patch_all() in the first line of your program"
+        )
+        raise ConfigError(Problem(where, "executor", text))
+
+
+def workers_for(config: Config) -> int:
+    """How many worker greenlets: with threads half as many more, so that the threads' queue does not run dry."""
+    return config.concurrency if config.executor == "greenlet" else config.concurrency + (config.concurrency + 1) // 2
+
+
+class Server:
+    """A server for one configuration.
+
+    config: a Config made in Python, or what ``gworkers.config.load.load`` returned. until_idle: seconds without anything to do after
+    which it stops by itself; None serves on. file: the configuration's file, which other commands know it by.
+    """
+
+    def __init__(self, config: Config | Loaded, *, until_idle: float | None = None, file: Path | None = None) -> None:
+        self._loaded = config if isinstance(config, Loaded) else Loaded.of(config)
+        self._config = self._loaded.config
+        self._until_idle = until_idle
+        self._file = file
+        self._stop_asked = Event()
+        self._error: BaseException | None = None
+        self._signals = 0
+        self._embedded: embedded.Embedded | None = None
+        self._admin: Admin | None = None
+        self._progress: Progress | None = None
+        self._watch: Watch | None = None
+        self._watchers: list[Any] = []
+        self.pipeline: Pipeline | None = None
+        self.admin_address: str | None = None
+
+    def run(self) -> int:
+        """Serve until asked to stop. Returns the exit status; errors are logged as sentences, not raised. Blocks."""
+        logs.configure(self._config.logging)
+        try:
+            self._start()
+            self._stop_asked.wait()
+            unsettled = self._drain()
+        except GworkersError as error:
+            self._error = error
+            unsettled = 0
+        except Exception as error:
+            log.exception("an error inside gworkers; please report it")
+            self._error = error
+            unsettled = 0
+        finally:
+            self._close()
+        return self._status(unsettled)
+
+    def stop(self) -> None:
+        """Ask it to drain and stop. From any greenlet; from another native thread use a signal."""
+        self._stop_asked.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Stop because of an error; the first one is what the process ends with."""
+        if self._error is None:
+            self._error = error
+            log.error("%s", error)
+        self._stop_asked.set()
+
+    # -- start
+
+    def _start(self) -> None:
+        check_executor(self._loaded)
+        routes = application.load_routes(self._loaded)
+        problems = list(options.problems(self._loaded))
+        if problems:
+            raise ConfigError(*problems)
+        self._catch_signals()
+        servers = self._servers()
+        clients = Clients(self._loaded, servers)
+        consumer = clients.consumer()
+        producer = clients.producer()
+        application.run_setup(self._loaded)
+        self.pipeline = Pipeline(self._config, routes, self._executor(), workers_for(self._config), consumer, producer, self.fail)
+        if self._config.admin.bind is not None:
+            self._admin = Admin(self._config.admin.bind, self.pipeline)
+            self.admin_address = self._admin.start()
+        self._announce(routes, servers)
+        if self._file is not None:
+            runtime.write(self._file, {"servers": servers, "admin": self.admin_address})
+        self._watch = Watch(self.pipeline, consumer, routes, self._until_idle, self.stop)
+        self.pipeline.start()
+        self._watch.start()
+        self._progress = Progress(self.pipeline, self._fed())
+        self._progress.start()
+
+    def _servers(self) -> str:
+        kafka = self._config.kafka
+        if kafka.bootstrap_servers != "embedded":
+            return kafka.bootstrap_servers
+        samples = [
+            {"file": str(self._loaded.folder / sample.file), "topic": sample.topic, "key": sample.key} for sample in kafka.embedded.samples
+        ]
+        self._embedded = embedded.start(samples)
+        return self._embedded.servers
+
+    def _fed(self) -> int:
+        """How many messages of the samples go through the routes."""
+        if self._embedded is None:
+            return 0
+        consumed = [topic for route in self._config.routes.values() for topic in route.topics]
+        return sum(count for topic, count in self._embedded.sampled.items() if topic in consumed)
+
+    def _executor(self) -> Executor:
+        return ThreadExecutor(self._config.concurrency) if self._config.executor == "thread" else GreenletExecutor()
+
+    def _announce(self, routes: list[Route], servers: str) -> None:
+        config = self._config
+        log.info("gworkers %s, pid %d, group %s, Kafka at %s", gworkers.__version__, os.getpid(), config.kafka.group, self._where(servers))
+        for route in routes:
+            source = ", ".join(route.config.topics) or f"topics like {route.config.pattern}"
+            target = f" ─► {route.config.output}" if route.config.output else ""
+            dead = f", dead letters to {route.config.dead_letter}" if route.config.dead_letter else ", no dead-letter topic"
+            log.info("route %s: %s ─► %s%s (order: %s%s)", route.name, source, route.config.handler, target, route.config.order, dead)
+        log.info("concurrency %d, executor %s%s", config.concurrency, config.executor, f", admin at {self.admin_address}" if self.admin_address else "")
+
+    def _where(self, servers: str) -> str:
+        return f"{servers} (embedded, for a first look: nothing in it outlives this process)" if self._embedded else servers
+
+    def _catch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._watchers.append(gevent.signal_handler(number, self._signalled, number))
+
+    def _signalled(self, number: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            log.warning("%s again: ending at once; what was running will be delivered again", signal.Signals(number).name)
+            self._forget()
+            os._exit(Exit.UNSETTLED)
+        log.info("%s: draining for up to %s", signal.Signals(number).name, format_duration(self._config.shutdown.grace))
+        self._stop_asked.set()
+
+    # -- stop
+
+    def _drain(self) -> int:
+        """Let what runs finish; returns how many messages were left when the grace was over."""
+        pipeline = self.pipeline
+        assert pipeline is not None
+        pipeline.drain()
+        deadline = time.monotonic() + (self._config.shutdown.grace if self._error is None else min(5.0, self._config.shutdown.grace))
+        while pipeline.unsettled and time.monotonic() < deadline:
+            gevent.sleep(0.01)
+        unsettled = pipeline.unsettled
+        for job in pipeline.workers.running[:20] if unsettled else ():
+            log.warning("still running, will be delivered again: %s offset %d", job.partition.name, job.offset)
+        return unsettled
+
+    def _close(self) -> None:
+        for part in (self._watch, self._progress):
+            if part is not None:
+                part.stop()
+        if self.pipeline is not None:
+            try:
+                self.pipeline.stop(CLOSING)
+            except Exception as error:
+                log.warning("closing the connections to Kafka failed: %s: %s", type(error).__name__, error)
+        if self._admin is not None:
+            self._admin.stop()
+        self._forget()
+        for watcher in self._watchers:
+            watcher.cancel()
+
+    def _forget(self) -> None:
+        if self._file is not None:
+            runtime.remove(self._file)
+        if self._embedded is not None:
+            self._embedded.stop()
+            self._embedded = None
+
+    def _status(self, unsettled: int) -> int:
+        if self._error is not None:
+            if isinstance(self._error, GworkersError) and self.pipeline is None:
+                for line in str(self._error).splitlines():
+                    log.error("%s", line)
+            return int(getattr(self._error, "status", Exit.INTERNAL))
+        stats = self.pipeline.stats if self.pipeline is not None else None
+        done = stats.done if stats is not None else 0
+        if unsettled:
+            log.warning("stopped with %d messages unsettled, they will be delivered again; %s done", unsettled, f"{done:,}")
+            return int(Exit.UNSETTLED)
+        log.info("stopped: %s done, everything settled", f"{done:,}")
+        return int(Exit.OK)

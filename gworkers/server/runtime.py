@@ -1,0 +1,55 @@
+"""What a running server leaves for the other commands: where its embedded broker and its admin address are.
+
+One small file for a configuration, in a folder of the user's own; written when the addresses are known, removed at the end.
+A file whose process has ended is ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return Path(base, f"gworkers-{os.getuid()}")
+
+
+def _file(config: Path) -> Path:
+    name = hashlib.sha256(str(config.resolve()).encode()).hexdigest()[:16]
+    return _folder() / f"{name}.json"
+
+
+def write(config: Path, facts: dict[str, Any]) -> None:
+    """Leave facts about this process, which runs the configuration file ``config``."""
+    folder = _folder()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        return  # somebody else's folder by our name: better no file than one they can read
+    target = _file(config)
+    temporary = target.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps({"pid": os.getpid(), "config": str(config.resolve()), **facts}))
+    temporary.replace(target)
+
+
+def read(config: Path) -> dict[str, Any] | None:
+    """What the server that runs ``config`` left, None when none runs."""
+    try:
+        facts: dict[str, Any] = json.loads(_file(config).read_text())
+        os.kill(int(facts["pid"]), 0)
+    except (OSError, ValueError, KeyError):
+        return None
+    return facts
+
+
+def remove(config: Path) -> None:
+    """Take the file away, if it is this process's."""
+    facts = read(config)
+    if facts is not None and facts["pid"] == os.getpid():
+        with contextlib.suppress(FileNotFoundError):
+            _file(config).unlink()

@@ -1,0 +1,46 @@
+"""Packaging. Everything a package index shows of the project is here; pyproject.toml configures tools alone."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "gworkers/__init__.py").read_text(), re.MULTILINE).group(1)
+
+setup(
+    name="gworkers",
+    version=VERSION,
+    description="Concurrent workers between Kafka topics and ordinary synchronous functions",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    author="The gworkers founders",
+    license="MIT",
+    packages=find_packages(include=["gworkers", "gworkers.*"]),
+    package_data={"gworkers": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "gevent>=24.2",
+        "kafka-python[crc32c]>=3.0.5,<3.1",  # gworkers/kafka/blocks.py knows the inside of these
+        "PyYAML>=6.0",
+        "pydantic>=2.7,<3",
+        "click>=8.1",
+    ],
+    extras_require={
+        "embedded": ["confluent-kafka>=2.3"],  # the first-run broker is the mock cluster in its wheel
+        "lz4": ["lz4>=4"],
+    },
+    entry_points={"console_scripts": ["gworkers = gworkers.cli.main:main"]},
+    keywords=["kafka", "gevent", "worker", "consumer", "concurrency"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: System :: Distributed Computing",
+        "Typing :: Typed",
+    ],
+)
