@@ -1,0 +1,162 @@
+"""Apache Kafka for tests: fetched by Maven once a checkout, started on free ports in a folder of its own, stopped by its id."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+POM = Path(__file__).with_name("pom.xml")
+LIBS = ROOT / ".cache" / "kafka"
+
+
+class NoKafka(Exception):
+    """Apache Kafka cannot be had here; the text says why."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fetch() -> Path:
+    """Kafka's jars. Raises NoKafka when there is no Java or no Maven, or they cannot be fetched."""
+    for program in ("java", "mvn"):
+        if shutil.which(program) is None:
+            raise NoKafka(f"{program} is not installed")
+    LIBS.mkdir(parents=True, exist_ok=True)
+    mark = LIBS / "whole"
+    wanted = POM.read_text()
+    with open(LIBS / "lock", "w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not mark.exists() or mark.read_text() != wanted:
+            command = ["mvn", "-q", "-B", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={LIBS}"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            if done.returncode:
+                raise NoKafka(f"Maven cannot fetch it: {(done.stdout + done.stderr).strip().splitlines()[-1:]}")
+            mark.write_text(wanted)
+    return LIBS
+
+
+PROPERTIES = """
+process.roles=broker,controller
+node.id={node}
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={folder}/data
+num.partitions=4
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=2
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+auto.create.topics.enable={auto_create}
+log.segment.delete.delay.ms=100
+"""
+
+
+class Kafka:
+    """One broker. servers: host:port."""
+
+    def __init__(self, auto_create: bool = True, **properties: str) -> None:
+        self.libs = fetch()
+        self.folder = Path(tempfile.mkdtemp(prefix="gworkers-kafka-"))
+        self.port, controller = free_port(), free_port()
+        self.servers = f"127.0.0.1:{self.port}"
+        text = PROPERTIES.format(
+            node=1, port=self.port, controller=controller, folder=self.folder, auto_create=str(auto_create).lower()
+        )
+        text += "".join(f"{name.replace('_', '.')}={value}\n" for name, value in properties.items())
+        (self.folder / "server.properties").write_text(text)
+        self._log = open(self.folder / "log", "ab")
+        self.process: subprocess.Popen[bytes] | None = None
+        cluster = subprocess.run([*self._java(), "kafka.tools.StorageTool", "random-uuid"], capture_output=True, text=True, check=True)
+        subprocess.run(
+            [*self._java(), "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster.stdout.strip(), "-c", self._config()],
+            check=True,
+            stdout=self._log,
+            stderr=self._log,
+        )
+
+    def _config(self) -> str:
+        return str(self.folder / "server.properties")
+
+    def _java(self) -> list[str]:
+        options = ["-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dlog4j2.configurationFile={self._quiet()}"]
+        return ["java", *options, "-cp", f"{self.libs}/*"]
+
+    def _quiet(self) -> Path:
+        file = self.folder / "log4j2.properties"
+        if not file.exists():
+            file.write_text(
+                "rootLogger.level=WARN\nrootLogger.appenderRef.c.ref=c\nappender.c.type=Console\nappender.c.name=c\n"
+                "appender.c.layout.type=PatternLayout\nappender.c.layout.pattern=%d %p %c %m%n\n"
+            )
+        return file
+
+    def start(self, timeout: float = 60) -> None:
+        """Start it and wait until it answers."""
+        self.process = subprocess.Popen(
+            [*self._java(), "kafka.Kafka", self._config()], stdout=self._log, stderr=self._log, start_new_session=True
+        )
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                    connection.sendall(bytes.fromhex("0000000a0012000000000001ffff"))
+                    connection.settimeout(5)
+                    if connection.recv(4):
+                        return
+            except OSError:
+                time.sleep(0.05)
+        raise RuntimeError(f"Kafka does not start; its log: {(self.folder / 'log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Stop it and remove its folder."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Mock:
+    """The embedded broker, where Kafka cannot be had."""
+
+    def __init__(self) -> None:
+        from gworkers.kafka import embedded
+
+        self._running = embedded.start([])
+        self.servers = self._running.servers
+
+    def stop(self) -> None:
+        self._running.stop()
+
+
+def java_is_wanted() -> bool:
+    """In CI the real broker is a must."""
+    return os.environ.get("CI", "").lower() in ("1", "true")
