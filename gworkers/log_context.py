@@ -105,5 +105,3 @@ def install() -> None:
 
     factory.gworkers = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(factory)
-
-

@@ -66,7 +66,7 @@ class Record:
     timestamp: int | None = None
 
 
-class Retry(Exception):  # noqa: N818 - it is an instruction, not an error
+class Retry(Exception):
     """Raised by a handler: try this message again after ``delay`` seconds, whatever the route's backoff says.
 
     The route's number of attempts still holds. Without a delay the route's backoff decides. An exception class of the
@@ -78,7 +78,7 @@ class Retry(Exception):  # noqa: N818 - it is an instruction, not an error
         self.delay = delay
 
 
-class Reject(Exception):  # noqa: N818 - it is an instruction, not an error
+class Reject(Exception):
     """Raised by a handler: no further attempt, this message goes to the route's dead-letter topic."""
 
     def __init__(self, reason: str = "") -> None:

@@ -29,7 +29,5 @@ def check(file: Path, overrides: tuple[str, ...]) -> None:
         source = ", ".join(route.config.topics) or f"topics like {route.config.pattern}"
         click.echo(f"route {route.name}: {source} ─► {route.config.handler} ─► {route.config.output or '(nothing is sent)'}")
         if route.config.dead_letter is None:
-            click.echo(
-                f"note: route {route.name} has no dead_letter; the process stops at the first message that fails for good", err=True
-            )
+            click.echo(f"note: route {route.name} has no dead_letter; the process stops at the first message that fails for good", err=True)
     click.echo(f"{file}: all right")

@@ -49,7 +49,7 @@ def clients_of(file: Path, overrides: tuple[str, ...]) -> tuple[Loaded, Clients]
         facts = runtime.read(file)
         if facts is None:
             raise UnavailableError(
-                f"{file} uses the embedded broker, which lives in its server, and no server runs this file; start it with gworkers -c {file}"
+                f"{file} uses the embedded broker, which lives in its server, and no server runs it; start one with gworkers -c {file}"
             )
         servers = facts["servers"]
     return loaded, Clients(loaded, servers)

@@ -26,7 +26,14 @@ _SECRET = re.compile(r"password|passwd|secret|token|credential|private", re.IGNO
         "gworkers config --schema > gworkers.schema.json",
     )
 )
-@click.option("--schema", is_flag=True, is_eager=True, expose_value=False, help="Print the JSON Schema for editors.", callback=lambda c, p, v: _schema(c, v))
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    help="Print the JSON Schema for editors.",
+    callback=lambda c, p, v: _schema(c, v),
+)
 @configured
 def config(file: Path, overrides: tuple[str, ...]) -> None:
     """Show the resolved configuration, each value with where it comes from; secrets are hidden."""

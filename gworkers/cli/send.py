@@ -14,7 +14,7 @@ from gworkers.errors import UnavailableError, UsageError
 
 @click.command(
     epilog=examples(
-        "echo '{\"order\": 1, \"customer\": \"c-7\"}' | gworkers send orders -c conf/app.yaml --key customer",
+        'echo \'{"order": 1, "customer": "c-7"}\' | gworkers send orders -c conf/app.yaml --key customer',
         "gworkers send orders conf/samples/orders.jsonl -c conf/app.yaml --key customer",
     )
 )

@@ -40,7 +40,7 @@ from gworkers.kafka import green
 def tail(topic: str, file: Path, overrides: tuple[str, ...], start: str, count: int | None, as_json: bool, no_follow: bool) -> None:
     """Show the messages of TOPIC: partition@offset, time, key, headers, value."""
     _, clients = clients_of(file, overrides)
-    consumer = clients.reader(isolation_level="read_committed") if "embedded" != clients.servers else clients.reader()
+    consumer = clients.reader(isolation_level="read_committed") if clients.servers != "embedded" else clients.reader()
     try:
         tps = _partitions(consumer, topic)
         consumer.assign(tps)
@@ -90,7 +90,7 @@ def _seek(consumer: Any, tps: list[Any], start: str) -> None:
     else:
         moment = _moment(start)
         consumer.seek_to_end(*tps)
-        for tp, found in consumer.offsets_for_times({tp: moment for tp in tps}).items():
+        for tp, found in consumer.offsets_for_times(dict.fromkeys(tps, moment)).items():
             if found is not None:
                 consumer.seek(tp, found.offset)
 
@@ -133,7 +133,10 @@ def _text(record: Any) -> str:
     headers = " ".join(f"{name}={_short(_readable(value))}" for name, value in record.headers)
     key = _readable(record.key)
     value = _readable(record.value)
-    return f"{record.partition}@{record.offset} {stamp} {'-' if key is None else key}{' {' + headers + '}' if headers else ''} {'(no value)' if value is None else value}"
+    parts = [f"{record.partition}@{record.offset}", stamp, "-" if key is None else key]
+    if headers:
+        parts.append(f"{{{headers}}}")
+    return " ".join([*parts, "(no value)" if value is None else value])
 
 
 def _short(text: str | None) -> str:

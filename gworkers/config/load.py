@@ -227,5 +227,7 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
                 yield Problem(document.where(path), dotted(path), text)
     if config.buffer.messages < config.concurrency:
         path = ("buffer", "messages") if ("buffer", "messages") in document.origins else ("concurrency",)
-        text = f"buffer.messages ({config.buffer.messages}) is less than concurrency ({config.concurrency}), so some workers would never work"
+        text = (
+            f"buffer.messages ({config.buffer.messages}) is less than concurrency ({config.concurrency}), so some workers would never work"
+        )
         yield Problem(document.where(path), dotted(path), text + "; make it larger")

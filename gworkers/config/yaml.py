@@ -68,7 +68,7 @@ class _Reader:
                 return self._refuse_tag(node, line, path)
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         try:
-            value = self._loader.construct_object(node)  # type: ignore[no-untyped-call]
+            value = self._loader.construct_object(node)
         except (yaml.constructor.ConstructorError, ValueError):
             return self._refuse_tag(node, line, path)
         return self._replace(value, path, line) if isinstance(value, str) else value
@@ -77,7 +77,7 @@ class _Reader:
         line = f"{self.document.name}:{node.start_mark.line + 1}"
         if node.tag != "tag:yaml.org,2002:map":
             return self._refuse_tag(node, line, path)
-        self._loader.flatten_mapping(node)  # type: ignore[no-untyped-call]
+        self._loader.flatten_mapping(node)
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key_line = f"{self.document.name}:{key_node.start_mark.line + 1}"
@@ -134,7 +134,7 @@ def _parse(text: str, name: str) -> yaml.Node | None:
         told = f"{problem} ({context})" if context else problem
         line = text.splitlines()[mark.line] if mark is not None and mark.line < text.count("\n") + 1 and text else ""
         if "${" in line:
-            told += "; inside { } a variable needs quotes: \"${NAME}\""
+            told += '; inside { } a variable needs quotes: "${NAME}"'
         raise ConfigError(Problem(where, "", f"this is no YAML: {told}")) from None
     finally:
         loader.dispose()

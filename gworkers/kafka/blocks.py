@@ -173,9 +173,7 @@ def read_lean(consumer: Any) -> None:
 
         def _unpack_records(self, tp: Any, records: Any, key_deserializer: Any, value_deserializer: Any) -> Any:
             batch = records.next_batch()
-            last = None
             while batch is not None:
-                last = batch
                 if self.check_crcs and not batch.validate_crc():
                     raise errors.CorruptRecordError(f"{tp.topic}[{tp.partition}]: the batch at offset {batch.base_offset} is damaged")
                 if batch.magic < 2:
@@ -260,7 +258,7 @@ def _append(records: Any, rows: Sequence[Row], start: int, now: int) -> int:
     begun = offset
     varints = _VARINTS
     index = start
-    for index in range(start, len(rows)):  # noqa: B007 - it is used after the loop
+    for index in range(start, len(rows)):
         _, _, key, value, headers, timestamp = rows[index]
         if timestamp is None or timestamp < 0:
             timestamp = now

@@ -54,7 +54,7 @@ def start(samples: list[dict[str, Any]]) -> Embedded:
         start_new_session=True,  # a Ctrl-C on the terminal is for the server, which still needs its broker to drain
     )
     line = process.stdout.readline()
-    told = json.loads(line) if line.strip() else {"error": f"it ended with status {process.wait()}"}
+    told: dict[str, Any] = json.loads(line) if line.strip() else {"error": f"it ended with status {process.wait()}"}
     if "error" in told:
         process.stdin.close()
         process.wait()

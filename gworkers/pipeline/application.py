@@ -58,7 +58,9 @@ def resolve(path: str) -> Any:
 def _at(error: BaseException, module_name: str) -> str:
     """The innermost line of the traceback in the user's own files; importlib's frames and installed packages are not theirs."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith("<frozen") and Path(f.filename) != Path(__file__) and "importlib" not in f.filename]
+    own = [
+        f for f in frames if not f.filename.startswith("<frozen") and Path(f.filename) != Path(__file__) and "importlib" not in f.filename
+    ]
     home = [f for f in own if "site-packages" not in f.filename] or own
     return f"{home[-1].filename}:{home[-1].lineno}" if home else module_name
 
@@ -91,7 +93,7 @@ def _handler(path: str) -> Callable[[Any], Any]:
 
 
 def _exception(path: str) -> type[BaseException]:
-    value = resolve(path if not path.startswith("builtins.") else path)
+    value = resolve(path)
     if not (inspect.isclass(value) and issubclass(value, BaseException)):
         raise _ImportProblem(f"{path} is no exception class")
     return value

@@ -258,7 +258,9 @@ class Consumer:
         left = sum(partition.in_flight for partition in partitions)
         self._let_go(partitions)
         if partitions:
-            log.warning("lost, because Kafka did not hear from this process in time: %s; %d messages were running", _names(partitions), left)
+            log.warning(
+                "lost, because Kafka did not hear from this process in time: %s; %d messages were running", _names(partitions), left
+            )
 
     async def assigned(self, tps: Iterable[Any]) -> None:
         """Partitions have come to this member: find out where to begin."""

@@ -22,6 +22,9 @@ from gworkers.pipeline.routes import Route
 #: How long a greenlet may run handlers that never yield before it lets the others have a turn, seconds.
 HUB_TURN = 0.005
 
+#: While blocks finish one after the other the hub looks for them this often, in seconds.
+TICK = 0.001
+
 
 class Block:
     """Jobs of one route on their way through one hop.
@@ -95,6 +98,8 @@ class ThreadExecutor:
         hub = gevent.hub.get_hub()
         self._hub = hub
         self._wake = hub.loop.async_()
+        self._tick = hub.loop.timer(TICK, TICK)
+        self._ticking = False
 
     def start(self) -> None:
         self._wake.start(self._collect)
@@ -110,8 +115,9 @@ class ThreadExecutor:
         """Let threads that have nothing to run end; a handler that still runs keeps its thread."""
         for _ in range(self._threads):
             self._inbox.put(None)
-        self._wake.stop()
-        self._wake.close()
+        for watcher in (self._wake, self._tick):
+            watcher.stop()
+            watcher.close()
 
     def _serve(self) -> None:
         slot = log_context.claim_thread()
@@ -125,8 +131,15 @@ class ThreadExecutor:
         log_context.release_thread()
 
     def _collect(self) -> None:
-        self._signalled = False  # before looking: a block that comes after the look signals again
+        """Called once when a block finishes after a pause, then each TICK until a tick finds nothing."""
         finished = self._finished
+        if not self._ticking:
+            self._ticking = True
+            self._tick.start(self._collect)
+        elif not finished:
+            self._ticking = False
+            self._tick.stop()
+            self._signalled = False  # before the look below: a block that comes after it signals again
         while finished:
             finished.popleft().waiter.switch()
 

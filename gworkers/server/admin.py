@@ -36,7 +36,9 @@ class Admin:
             self._server.start()
         except OSError as error:
             reason = "the port is in use by another program" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
-            raise UnavailableError(f"admin.bind {self._bind} cannot be listened on: {reason}; name another, or port 0 for a free one") from None
+            raise UnavailableError(
+                f"admin.bind {self._bind} cannot be listened on: {reason}; name another, or port 0 for a free one"
+            ) from None
         host = self._server.server_host
         return f"[{host}]:{self._server.server_port}" if ":" in host else f"{host}:{self._server.server_port}"
 

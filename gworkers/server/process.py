@@ -60,8 +60,8 @@ def check_executor(loaded: Loaded) -> None:
 
 
 def workers_for(config: Config) -> int:
-    """How many worker greenlets: with threads half as many more, so that the threads' queue does not run dry."""
-    return config.concurrency if config.executor == "greenlet" else config.concurrency + (config.concurrency + 1) // 2
+    """How many worker greenlets: with threads twice as many, so that a thread which is done finds its next block waiting."""
+    return config.concurrency if config.executor == "greenlet" else 2 * config.concurrency
 
 
 class Server:
@@ -171,7 +171,12 @@ class Server:
             target = f" ─► {route.config.output}" if route.config.output else ""
             dead = f", dead letters to {route.config.dead_letter}" if route.config.dead_letter else ", no dead-letter topic"
             log.info("route %s: %s ─► %s%s (order: %s%s)", route.name, source, route.config.handler, target, route.config.order, dead)
-        log.info("concurrency %d, executor %s%s", config.concurrency, config.executor, f", admin at {self.admin_address}" if self.admin_address else "")
+        log.info(
+            "concurrency %d, executor %s%s",
+            config.concurrency,
+            config.executor,
+            f", admin at {self.admin_address}" if self.admin_address else "",
+        )
 
     def _where(self, servers: str) -> str:
         return f"{servers} (embedded, for a first look: nothing in it outlives this process)" if self._embedded else servers

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.servers import Running, committed, configuration, consume, create_topic, produce, unique, until
+from tests.support.servers import Running, configuration, consume, create_topic, produce, unique
 
 
 @pytest.fixture

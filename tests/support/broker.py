@@ -79,9 +79,7 @@ class Kafka:
         self.folder = Path(tempfile.mkdtemp(prefix="gworkers-kafka-"))
         self.port, controller = free_port(), free_port()
         self.servers = f"127.0.0.1:{self.port}"
-        text = PROPERTIES.format(
-            node=1, port=self.port, controller=controller, folder=self.folder, auto_create=str(auto_create).lower()
-        )
+        text = PROPERTIES.format(node=1, port=self.port, controller=controller, folder=self.folder, auto_create=str(auto_create).lower())
         text += "".join(f"{name.replace('_', '.')}={value}\n" for name, value in properties.items())
         (self.folder / "server.properties").write_text(text)
         self._log = open(self.folder / "log", "ab")

@@ -111,7 +111,9 @@ def committed(kafka: str, group: str, topic: str, partitions: int = 4) -> dict[i
 class Running:
     """A server process. ``log`` is what it has said on standard error so far."""
 
-    def __init__(self, folder: Path, config: dict[str, Any] | str, arguments: Iterable[str] = (), env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: dict[str, Any] | str, arguments: Iterable[str] = (), env: dict[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self.file = folder / "app.yaml"
         self.file.write_text(config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False))

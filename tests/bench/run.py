@@ -1,0 +1,166 @@
+"""The benchmark: ratios measured in one run, on one broker, printed as a table. ``bin/bench`` runs it.
+
+Throughput is seen from outside: how fast the output topic grows between a tenth and all of the messages, so that start-up and joining
+a group do not count. Each figure is the best of ``--rounds``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import confluent_kafka
+
+from tests.support import broker
+from tests.support.servers import ROOT, Running, configuration, create_topic, produce, unique, until
+
+NOOP = "def handle(value):\n    return value\n"
+WAIT = "import time\n\ndef handle(value):\n    time.sleep(0.005)\n    return value\n"
+COOPERATIVE = WAIT  # patched, time.sleep yields
+
+
+@dataclass
+class Result:
+    rate: float
+    memory: int | None = None
+
+
+def growth(servers: str, topic: str, count: int, begun: Callable[[], None], limit: float = 120) -> float:
+    """Messages a second with which ``topic`` grows from a tenth of ``count`` to all of it."""
+    consumer = confluent_kafka.Consumer({"bootstrap.servers": servers, "group.id": unique("watch")})
+    tps = [confluent_kafka.TopicPartition(topic, number) for number in range(4)]
+
+    def size() -> int:
+        return sum(consumer.get_watermark_offsets(tp, timeout=10)[1] for tp in tps)
+
+    def there() -> bool:
+        try:
+            return size() == 0
+        except confluent_kafka.KafkaException:  # a topic made a moment ago may have no leader yet
+            return False
+
+    try:
+        until(there, what=f"an empty {topic}")
+        begun()
+        first: tuple[float, int] | None = None
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            now, have = time.monotonic(), size()
+            if first is None and have >= count / 10:
+                first = now, have
+            if have >= count:
+                assert first is not None
+                return (have - first[1]) / max(now - first[0], 1e-9)
+            time.sleep(0.03)
+        raise RuntimeError(f"{topic} has {size()} of {count} messages after {limit} s")
+    finally:
+        consumer.close()
+
+
+def fill(servers: str, count: int, keys: int = 1000) -> str:
+    topic = create_topic(servers, unique("bench-in"))
+    produce(servers, topic, ((f"key-{n % keys}".encode(), b"x" * 100) for n in range(count)))
+    return topic
+
+
+def contender(servers: str, name: str, source: str, count: int) -> Result:
+    output = create_topic(servers, unique("bench-out"))
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def begin() -> None:
+        command = [sys.executable, "-m", "tests.bench.contenders", name, servers, source, output]
+        processes.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL))
+
+    try:
+        return Result(growth(servers, output, count, begin))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def ours(servers: str, source: str, count: int, app: str = NOOP, concurrency: int = 64, **more: object) -> Result:
+    output = create_topic(servers, unique("bench-out"))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "app.py").write_text(app)
+        config = configuration(servers, "app:handle", source, output, concurrency=concurrency, commit={"interval": "1s"}, **more)
+        running: list[Running] = []
+        try:
+            rate = growth(servers, output, count, lambda: running.append(Running(Path(folder), config)))
+            return Result(rate, running[0].memory())
+        finally:
+            for server in running:
+                server.process.send_signal(signal.SIGTERM)
+                status = server.process.wait(30)
+                if status:
+                    print(server.log, file=sys.stderr)
+                server.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--count", type=int, default=120_000)
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    options = parser.parse_args()
+    kafka = broker.Kafka(group_min_session_timeout_ms="1000")
+    kafka.start()
+    servers = kafka.servers
+    count = options.count
+    try:
+        many, some = fill(servers, count), fill(servers, count // 3)
+        rows: dict[str, Callable[[], Result]] = {
+            "bare kafka-python loop, no-op": lambda: contender(servers, "bare", many, count),
+            "the pattern taken literally, no-op, 64": lambda: contender(servers, "literal", some, count // 3),
+            "gworkers, no-op, 64": lambda: ours(servers, many, count),
+            "gworkers, no-op, 64, order: key": lambda: ours(servers, many, count, order="key"),
+            "gworkers, 5 ms, 64": lambda: ours(servers, some, count // 3, WAIT),
+            "gworkers, 5 ms, 64, order: key": lambda: ours(servers, some, count // 3, WAIT, order="key"),
+            "gworkers, greenlet executor, no-op, 64": lambda: ours(servers, many, count, executor="greenlet"),
+            "gworkers, greenlet executor, 5 ms, 64": lambda: ours(servers, some, count // 3, WAIT, executor="greenlet"),
+        }
+        best: dict[str, Result] = {}
+        for _ in range(options.rounds):
+            for name, measure in rows.items():
+                if options.only in name:
+                    result = measure()
+                    if name not in best or result.rate > best[name].rate:
+                        best[name] = result
+        report(best)
+    finally:
+        kafka.stop()
+    return 0
+
+
+def report(best: dict[str, Result]) -> None:
+    cores = os.cpu_count()
+    print(f"\n100-byte messages, 1,000 keys, 4 partitions, Apache Kafka on the same {cores} cores, best of the rounds\n")
+    print("| | msgs/s | memory |\n|---|---:|---:|")
+    for name, result in best.items():
+        memory = f"{result.memory / 1e6:.0f} MB" if result.memory else ""
+        print(f"| {name} | {result.rate:,.0f} | {memory} |")
+
+    def ratio(text: str, above: str, below: str | float, wanted: float) -> None:
+        if above in best and (isinstance(below, float) or below in best):
+            value = best[above].rate / (below if isinstance(below, float) else best[below].rate)
+            print(f"| {text} | {value:.2f} | {wanted} {'✓' if value >= wanted else '✗'} |")
+
+    print("\n| ratio | measured | wanted |\n|---|---:|---:|")
+    noop = "gworkers, no-op, 64"
+    ratio("no-op / bare loop", noop, "bare kafka-python loop, no-op", 1.2)
+    ratio("no-op / literal pattern", noop, "the pattern taken literally, no-op, 64", 2.5)
+    ratio("5 ms / (concurrency / time)", "gworkers, 5 ms, 64", 64 / 0.005, 0.8)
+    ratio("5 ms, order: key / order: none", "gworkers, 5 ms, 64, order: key", "gworkers, 5 ms, 64", 0.9)
+    ratio("no-op, order: key / order: none", "gworkers, no-op, 64, order: key", noop, 0.9)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
