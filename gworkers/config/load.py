@@ -98,13 +98,13 @@ def _want(kind: str, context: Mapping[str, Any], path: KeyPath) -> str:
     """What pydantic's error ``kind`` asks for, in words."""
     pattern = context.get("pattern", "")
     if kind == "string_pattern_mismatch":
-        if "249" in pattern:
-            return "a topic name is wanted: letters, digits, . _ and -, 249 at the most"
-        if r":[A-Za-z_]" in pattern:
-            return "a dotted path is wanted, as package.module:callable"
-        if r"\d{1,5}" in pattern:
-            return "host:port is wanted"
-        return "letters, digits, . _ and - are wanted"
+        shapes = {
+            "249": "a topic name is wanted: letters, digits, . _ and -, 249 at the most",
+            r":[A-Za-z_]": "a dotted path is wanted, as package.module:callable",
+            r"\d{1,5}": "host:port is wanted",
+        }
+        shape = next((words for mark, words in shapes.items() if mark in pattern), "letters, digits, . _ and - are wanted")
+        return shape + _wanted(path)
     words = {
         "int_type": "a whole number is wanted",
         "int_parsing": "a whole number is wanted",

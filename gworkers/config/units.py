@@ -54,7 +54,7 @@ def format_duration(seconds: float) -> str:
         number = seconds / _SECONDS[unit]
         if number >= 1 and number == int(number):
             return f"{int(number)}{unit}"
-    return f"{seconds / 0.001:g}ms"
+    return f"{seconds / 0.001:.12g}ms"
 
 
 def format_size(size: int) -> str:

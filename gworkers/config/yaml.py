@@ -47,6 +47,12 @@ class Document:
                 return self.origins[path[:end]]
         return self.name
 
+    def forget(self, path: KeyPath) -> None:
+        """Something else is to stand at ``path``."""
+        for old in [p for p in self.origins if p[: len(path)] == path]:
+            del self.origins[old]
+        self.secrets -= {p for p in self.secrets if p[: len(path)] == path}
+
 
 class _Reader:
     """Builds plain data from YAML's nodes and collects what is wrong on the way."""
@@ -77,16 +83,22 @@ class _Reader:
         line = f"{self.document.name}:{node.start_mark.line + 1}"
         if node.tag != "tag:yaml.org,2002:map":
             return self._refuse_tag(node, line, path)
+        own = sum(key.tag != "tag:yaml.org,2002:merge" for key, _ in node.value)
         self._loader.flatten_mapping(node)
+        merged = len(node.value) - own  # what << brings stands before the mapping's own keys, which may overrule it
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
+        seen: set[str] = set()
+        for index, (key_node, value_node) in enumerate(node.value):
             key_line = f"{self.document.name}:{key_node.start_mark.line + 1}"
             key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
-            if key in result:
+            if key in seen:
                 first = self.document.where((*path, key))
                 text = f"the key stands here a second time, first at {first}; keep one of them"
                 self.problems.append(Problem(key_line, dotted((*path, key)), text))
                 continue
+            if index >= merged:
+                seen.add(key)
+                self.document.forget((*path, key))
             self.document.origins[(*path, key)] = key_line
             result[key] = self.read(value_node, (*path, key))
         return result
@@ -132,8 +144,7 @@ def _parse(text: str, name: str) -> yaml.Node | None:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         context = getattr(error, "context", None)
         told = f"{problem} ({context})" if context else problem
-        line = text.splitlines()[mark.line] if mark is not None and mark.line < text.count("\n") + 1 and text else ""
-        if "${" in line:
+        if mark is not None and "${" in "".join(text.splitlines()[mark.line : mark.line + 1]):
             told += '; inside { } a variable needs quotes: "${NAME}"'
         raise ConfigError(Problem(where, "", f"this is no YAML: {told}")) from None
     finally:
@@ -183,15 +194,16 @@ def override(document: Document, assignment: str) -> None:
     if reader.problems:
         raise ConfigError(*reader.problems)
     target = document.data
-    for part in parts[:-1]:
+    for depth, part in enumerate(parts[:-1]):
         below = target.get(part)
         if below is None:
             below = target[part] = {}
+            document.origins.setdefault(path[: depth + 1], "--set")
         if not isinstance(below, dict):
             raise ConfigError(Problem("--set", key, f"{part} is a value, not a section, at {document.where((part,))}"))
         target = below
     target[parts[-1]] = value
-    for old in [p for p in document.origins if p[: len(path)] == path]:
-        del document.origins[old]
+    document.forget(path)
+    document.secrets |= reader.document.secrets
     for new in reader.document.origins:
         document.origins[new] = "--set"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import sys
@@ -75,7 +76,11 @@ def _callable(path: str) -> Callable[..., Any]:
 
 def _handler(path: str) -> Callable[[Any], Any]:
     handler = _callable(path)
-    target = handler if inspect.isroutine(handler) or inspect.isclass(handler) else handler.__call__  # type: ignore[operator]
+    target = handler
+    while isinstance(target, functools.partial):
+        target = target.func
+    if not (inspect.isroutine(target) or inspect.isclass(target)):
+        target = target.__call__  # type: ignore[operator]
     if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
         raise _ImportProblem(
             f"{path} is a coroutine function, and handlers are called, not awaited; "

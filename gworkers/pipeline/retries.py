@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def delay_of(job: Job, draw: Callable[[], float] = random.random) -> float | Non
             return None
         if route.only and not isinstance(error, (*route.only, MessageError)):
             return None
-    if isinstance(asked, (int, float)) and not isinstance(asked, bool) and asked >= 0:
+    if isinstance(asked, (int, float)) and not isinstance(asked, bool) and 0 <= asked < math.inf:
         return float(asked)
     wait: float = min(retry.max_backoff, retry.backoff * 2.0 ** min(job.attempt - 1, 60))
     return wait * (1 - retry.jitter * draw())

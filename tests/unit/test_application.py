@@ -1,0 +1,103 @@
+"""Finding the application's callables, and saying why one cannot be had."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gworkers.config.load import load
+from gworkers.errors import ConfigError
+from gworkers.pipeline import application
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def problems(folder: Path, source: str, route: str = "handler: app:handle") -> list[str]:
+    (folder / "app.py").write_text(source)
+    file = folder / "app.yaml"
+    file.write_text(f"kafka: {{group: g}}\nroutes:\n  r:\n    topics: [t]\n    {route}\n")
+    with pytest.raises(ConfigError) as caught:
+        application.load_routes(load(file))
+    return [str(problem).replace(f"{folder}/", "").replace(str(folder), "HERE") for problem in caught.value.problems]
+
+
+def test_a_module_that_is_not_there(tmp_path: Path) -> None:
+    (sentence,) = problems(tmp_path, "", "handler: shop.pricing:price")
+    assert sentence.startswith("app.yaml:5: routes.r.handler: there is no module shop; looked in HERE")
+
+
+def test_a_module_that_imports_what_is_not_there(tmp_path: Path) -> None:
+    assert problems(tmp_path, "import os\nimport nothing_of_that_name\n") == [
+        "app.yaml:5: routes.r.handler: app.py:2 imports nothing_of_that_name, which is not installed"
+    ]
+
+
+def test_a_module_that_fails_while_being_imported(tmp_path: Path) -> None:
+    (tmp_path / "deeper.py").write_text("\n\nx = {}['key']\n")
+    assert problems(tmp_path, "import deeper\n") == [
+        "app.yaml:5: routes.r.handler: the module app fails while being imported, at deeper.py:3: KeyError: 'key'"
+    ]
+
+
+def test_a_module_that_ends_the_interpreter(tmp_path: Path) -> None:
+    assert "at app.py:1: SystemExit: 3" in problems(tmp_path, "raise SystemExit(3)\n")[0]
+
+
+def test_a_module_that_is_no_python(tmp_path: Path) -> None:
+    assert problems(tmp_path, "def handle(value)\n    return 1\n")[0].startswith("app.yaml:5: routes.r.handler: app.py:1: expected ':'")
+
+
+def test_an_attribute_that_is_not_there_or_cannot_be_called(tmp_path: Path) -> None:
+    source = "def price(value): pass\nhandle = 5\n"
+    assert problems(tmp_path, source) == ["app.yaml:5: routes.r.handler: app:handle is int, which cannot be called"]
+    assert problems(tmp_path, source, "handler: app:prize") == ["app.yaml:5: routes.r.handler: app has no prize; it has price"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "async def handle(value): pass",
+        "class C:\n    async def __call__(self, value): pass\nhandle = C()",
+        "import functools\nasync def f(x, value): pass\nhandle = functools.partial(f, 1)",
+        "async def handle(value):\n    yield 1",
+    ],
+)
+def test_a_coroutine_function_is_told_what_to_do(tmp_path: Path, source: str) -> None:
+    (sentence,) = problems(tmp_path, source)
+    assert sentence.endswith(
+        "is a coroutine function, and handlers are called, not awaited; make it a plain function, or wrap it in one that calls asyncio.run"
+    )
+
+
+def test_a_handler_of_two_arguments(tmp_path: Path) -> None:
+    assert problems(tmp_path, "def handle(a, b): pass\n")[0].endswith("app:handle(a, b) cannot be called with one argument, the message")
+
+
+def test_all_problems_of_all_routes_at_once(tmp_path: Path) -> None:
+    route = 'handler: app:one\n    decode: app:two\n    retry: {only: ["app:three"], never: ["app:four"]}'
+    found = problems(tmp_path, "three = 3\ndef four(): pass\n", route)
+    assert [sentence.split(": ")[1] for sentence in found] == [
+        "routes.r.handler",
+        "routes.r.decode",
+        "routes.r.retry.only[0]",
+        "routes.r.retry.never[0]",
+    ]
+    assert "app:three is no exception class" in found[2]
+
+
+def test_what_is_named_is_found(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("class C:\n    @staticmethod\n    def method(value): return value\n    class E(Exception): pass\n")
+    file = tmp_path / "app.yaml"
+    file.write_text('kafka: {group: g}\nroutes: {r: {topics: [t], handler: "app:C.method", retry: {never: ["app:C.E"]}}}\n')
+    (route,) = application.load_routes(load(file))
+    assert [error.__name__ for error in route.never] == ["E"]

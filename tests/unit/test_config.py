@@ -1,0 +1,224 @@
+"""From a file to a configuration, and every way in which that can go wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gworkers.config.load import Loaded, load
+from gworkers.errors import ConfigError
+
+GOOD = """\
+kafka:
+  group: pricing
+routes:
+  price:
+    topics: [orders]
+    handler: shop.pricing:price
+"""
+
+
+def loaded(folder: Path, text: str, *overrides: str, env: dict[str, str] | None = None) -> Loaded:
+    file = folder / "app.yaml"
+    file.write_text(text)
+    return load(file, overrides, env or {})
+
+
+def problems(folder: Path, text: str, *overrides: str, env: dict[str, str] | None = None) -> list[str]:
+    """The sentences, with the folder taken out of them."""
+    with pytest.raises(ConfigError) as caught:
+        loaded(folder, text, *overrides, env=env)
+    return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
+
+
+def test_the_least_configuration_is_enough(tmp_path: Path) -> None:
+    config = loaded(tmp_path, GOOD).config
+    assert (config.concurrency, config.executor, config.kafka.connect_timeout) == (64, "thread", 60.0)
+    assert config.routes["price"].retry.attempts == 5
+
+
+def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
+    text = '{"kafka":\t{"group": "g"},\n\t"routes": {"r": {"topics": ["t"], "handler": "a:b"}}}'
+    assert loaded(tmp_path, text).config.kafka.group == "g"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", "app.yaml: the file is empty; it needs at least kafka: and routes:"),
+        ("# nothing\n", "app.yaml: the file is empty; it needs at least kafka: and routes:"),
+        ("- a\n", "app.yaml:1: the file is a list or a single value; it must have keys such as kafka: and routes:"),
+        ("kafka: [\n", "app.yaml:2: this is no YAML: expected the node content, but found '<stream end>' (while parsing a flow node)"),
+        (GOOD + "kafak: 1\n", 'app.yaml:7: kafak: unknown key; did you mean "kafka"?'),
+        (GOOD + "concurrency: -3\n", "app.yaml:7: concurrency: found -3; 1 or more is wanted (for example 64)"),
+        (GOOD + "concurrency: many\n", "app.yaml:7: concurrency: found 'many'; a whole number is wanted (for example 64)"),
+        (
+            GOOD + "executor: green\n",
+            "app.yaml:7: executor: found 'green'; thread or greenlet is wanted",
+        ),
+        (
+            GOOD + "kafka:\n  group: other\n",
+            "app.yaml:7: kafka: the key stands here a second time, first at app.yaml:1; keep one of them",
+        ),
+        (
+            GOOD.replace("    handler: shop.pricing:price\n", ""),
+            "app.yaml:4: routes.price.handler: the key is missing (for example shop.pricing:price)",
+        ),
+        (
+            GOOD.replace("shop.pricing:price", "shop.pricing.price"),
+            "app.yaml:6: routes.price.handler: found 'shop.pricing.price'; a dotted path is wanted, as package.module:callable "
+            "(for example shop.pricing:price)",
+        ),
+        (
+            GOOD.replace("[orders]", "[orders, 'bad topic']"),
+            "app.yaml:5: routes.price.topics[1]: found 'bad topic'; a topic name is wanted: letters, digits, . _ and -, 249 at the most",
+        ),
+        (
+            GOOD + "    retry: {backoff: 30}\n",
+            "app.yaml:7: routes.price.retry.backoff: found 30; a duration with its unit is wanted, such as 250ms, 30s, 5m, 2h or 1d",
+        ),
+        (
+            GOOD + "    retry: {backoff: 1m, max_backoff: 1s}\n",
+            "app.yaml:7: routes.price.retry.backoff: it is longer than max_backoff; make it shorter, or max_backoff longer",
+        ),
+        (
+            GOOD + "buffer: {bytes: lots}\n",
+            "app.yaml:7: buffer.bytes: found 'lots'; a size is wanted, such as 512KiB, 64MiB or 1GB, or a number of bytes",
+        ),
+        (GOOD + "routes: 1\n", "app.yaml:7: routes: the key stands here a second time, first at app.yaml:3; keep one of them"),
+        (
+            "kafka: {group: g}\nroutes: {}\n",
+            "app.yaml:2: routes: at least one route is wanted: a name with topics and a handler below it",
+        ),
+        (
+            GOOD + "    pattern: '^x'\n",
+            "app.yaml:4: routes.price: a route has either topics or a pattern: both are given",
+        ),
+        (
+            GOOD + "  again:\n    topics: [orders]\n    handler: a:b\n",
+            "app.yaml:8: routes.again.topics: the topic orders is consumed by the route price already; a topic has one route",
+        ),
+        (
+            GOOD + "    output: orders\n",
+            "app.yaml:7: routes.price.output: the route consumes orders itself, so every message would come back to it; name another topic",
+        ),
+        (
+            GOOD + "buffer: {messages: 10}\n",
+            "app.yaml:7: buffer.messages: buffer.messages (10) is less than concurrency (64), so some workers would never work; make it larger",
+        ),
+        (
+            GOOD + "admin: {bind: here}\n",
+            "app.yaml:7: admin.bind: found 'here'; host:port is wanted (for example 127.0.0.1:8080)",
+        ),
+        (
+            GOOD.replace("  group: pricing", "  group: pricing\n  bootstrap_servers: 'kafka-1'"),
+            "app.yaml:3: kafka.bootstrap_servers: 'kafka-1' is not host:port; write host:port,host:port or embedded",
+        ),
+        (GOOD + "routes2: !!python/object/apply:os.system [echo]\n", None),
+        (
+            GOOD + "concurrency: !!python/object/apply:os.getcwd []\n",
+            "app.yaml:7: concurrency: !!python/object/apply:os.getcwd is not read; write plain values: text, numbers, lists, keys",
+        ),
+        (
+            GOOD + "concurrency: ${WORKERS}\n",
+            "app.yaml:7: concurrency: the environment variable WORKERS is not set; set it, or write ${WORKERS:-a default}",
+        ),
+        (GOOD + "concurrency: ${file:none}\n", "app.yaml:7: concurrency: the file none cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line_and_its_key(tmp_path: Path, text: str, wanted: str | None) -> None:
+    found = problems(tmp_path, text)
+    if wanted is None:
+        assert any("is not read; write plain values" in sentence for sentence in found)
+    else:
+        assert wanted in found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "state_dir: /var/lib/x",
+        "transaction: {interval: 100ms}",
+        "poison: {deaths: 2}",
+        "max_messages: 10",
+        "limits: {database: 20}",
+    ],
+)
+def test_a_key_whose_feature_comes_later_is_refused_not_ignored(tmp_path: Path, line: str) -> None:
+    assert problems(tmp_path, GOOD + line) == [f"app.yaml:7: {line.split(':')[0]}: not built yet; leave it out"]
+
+
+@pytest.mark.parametrize("line", ["delivery: exactly-once", "processes: 4", "concurrency: auto"])
+def test_a_value_whose_feature_comes_later_is_refused(tmp_path: Path, line: str) -> None:
+    (sentence,) = problems(tmp_path, GOOD + line)
+    assert "not built yet" in sentence
+
+
+def test_a_later_key_is_validated_all_the_same(tmp_path: Path) -> None:
+    (sentence,) = problems(tmp_path, GOOD + "poison: {deaths: 0}")
+    assert "1 or more is wanted" in sentence
+
+
+def test_all_problems_are_said_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = "kafka: {grup: x}\nconcurrency: 0\nroutes:\n  r: {topics: t, handler: nothing}\nlogging: {level: LOUD}\n"
+    found = problems(tmp_path, text)
+    assert [sentence.split(": ")[0] for sentence in found] == ["app.yaml:1", "app.yaml:1", "app.yaml:2", "app.yaml:4", "app.yaml:5"]
+
+
+def test_a_missing_variable_is_said_once_not_also_as_a_wrong_type(tmp_path: Path) -> None:
+    assert len(problems(tmp_path, GOOD + 'concurrency: ${WORKERS}\nbuffer: {messages: "${OTHER:-many}"}\n')) == 2
+
+
+def test_variables_defaults_and_files_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush\n")
+    text = GOOD.replace("pricing\n", '"${TEAM}-${STAGE:-test}"\n  client: {sasl_plain_password: "${file:secret}"}\n')
+    found = loaded(tmp_path, text, env={"TEAM": "shop"})
+    assert found.config.kafka.group == "shop-test"
+    assert found.config.kafka.client == {"sasl_plain_password": "hush"}
+    assert ("kafka", "client", "sasl_plain_password") in found.document.secrets
+
+
+def test_what_a_variable_holds_is_text_and_is_not_parsed_again(tmp_path: Path) -> None:
+    assert loaded(tmp_path, GOOD.replace("pricing", '"${GROUP}"', 1), env={"GROUP": "a: [b]"}).config.kafka.group == "a: [b]"
+
+
+def test_set_lays_values_over_the_file(tmp_path: Path) -> None:
+    config = loaded(tmp_path, GOOD, "concurrency=8", "routes.price.retry.attempts=2", "kafka.client={client_id: me}").config
+    assert (config.concurrency, config.routes["price"].retry.attempts, config.kafka.client) == (8, 2, {"client_id": "me"})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "wanted"),
+    [
+        ("concurrency", "--set: concurrency: write it as a.b.c=value"),
+        ("a..b=1", "--set: a..b=1: write it as a.b.c=value"),
+        ("concurrency=none", "--set: concurrency: found 'none'; a whole number is wanted (for example 64)"),
+        ("kafka.group.name=1", "--set: kafka.group.name: group is a value, not a section, at app.yaml:1"),
+        ("kafak.group=1", '--set: kafak: unknown key; did you mean "kafka"?'),
+    ],
+)
+def test_a_wrong_override_is_said_as_such(tmp_path: Path, assignment: str, wanted: str) -> None:
+    assert problems(tmp_path, GOOD, assignment) == [wanted]
+
+
+def test_anchors_and_merges_work(tmp_path: Path) -> None:
+    text = "kafka: {group: g}\nroutes:\n  a: &a {topics: [x], handler: m:f, order: key}\n  b: {<<: *a, topics: [y]}\n"
+    found: Any = loaded(tmp_path, text).config.routes["b"]
+    assert (found.topics, found.order) == (["y"], "key")
+
+
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [
+        (lambda file: None, "there is no such file; name it with -c FILE"),
+        (lambda file: file.mkdir(), "this is a folder; name the file in it with -c FILE"),
+        (lambda file: file.write_bytes(b"\xff\xfe\x00"), "this is no text; the configuration is YAML in UTF-8"),
+    ],
+)
+def test_a_file_that_is_none_is_said_so(tmp_path: Path, make: Any, wanted: str) -> None:
+    file = tmp_path / "app.yaml"
+    make(file)
+    with pytest.raises(ConfigError, match=wanted):
+        load(file)

@@ -1,0 +1,73 @@
+"""When a failed message is tried again."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gworkers import Reject, Retry
+from gworkers.config import schema
+from gworkers.errors import DecodeError, EncodeError, RecordTooLargeError, SendError
+from gworkers.pipeline.job import Job
+from gworkers.pipeline.retries import delay_of
+
+
+def failed(error: BaseException, attempt: int = 1, only: tuple[Any, ...] = (), never: tuple[Any, ...] = (), **retry: Any) -> Job:
+    config = schema.Route.model_validate({"topics": ["t"], "handler": "a:b", "retry": {"backoff": "1s", "jitter": 0, **retry}})
+    job = Job(0, 0, None, b"", [], 1)
+    job.attempt = attempt
+    job.error = error
+    route: Any = SimpleNamespace(config=config, only=only, never=never)
+    job.partition = SimpleNamespace(route=route)  # type: ignore[assignment]
+    return job
+
+
+def test_the_wait_doubles_up_to_its_limit_until_the_attempts_are_used_up() -> None:
+    waits = [delay_of(failed(ValueError(), attempt, attempts=7, max_backoff="5s")) for attempt in range(1, 8)]
+    assert waits == [1, 2, 4, 5, 5, 5, None]
+
+
+def test_jitter_takes_a_part_of_the_wait_away() -> None:
+    job = failed(ValueError(), jitter=0.5)
+    assert [delay_of(job, lambda x=x: x) for x in (0.0, 0.5, 1.0)] == [1, 0.75, 0.5]
+
+
+def test_a_thousandth_attempt_overflows_nothing() -> None:
+    assert delay_of(failed(ValueError(), 5000, attempts=10_000)) == 30
+
+
+@pytest.mark.parametrize("error", [Reject("no"), DecodeError("x"), EncodeError("x"), RecordTooLargeError("x")])
+def test_what_no_attempt_can_help_gets_none(error: BaseException) -> None:
+    assert delay_of(failed(error)) is None
+
+
+def test_a_refused_send_is_tried_again() -> None:
+    assert delay_of(failed(SendError("not enough replicas"))) == 1
+
+
+def test_only_and_never_choose_by_class() -> None:
+    assert delay_of(failed(KeyError(), never=(LookupError,))) is None
+    assert delay_of(failed(ValueError(), never=(LookupError,))) == 1
+    assert delay_of(failed(KeyError(), only=(LookupError,))) == 1
+    assert delay_of(failed(ValueError(), only=(LookupError,))) is None
+
+
+def test_the_handler_may_name_the_delay() -> None:
+    class Busy(Exception):
+        retry_after = 7
+
+    assert delay_of(failed(Retry(delay=3.5))) == 3.5
+    assert delay_of(failed(Busy())) == 7
+    assert delay_of(failed(Retry())) == 1
+    assert delay_of(failed(Retry(delay=3), never=(Exception,))) == 3
+    assert delay_of(failed(Retry(delay=3), attempt=5)) is None
+
+
+@pytest.mark.parametrize("asked", [-1, "soon", True, float("nan"), float("inf")])
+def test_a_delay_that_is_none_leaves_the_backoff_to_decide(asked: Any) -> None:
+    class Odd(Exception):
+        retry_after = asked
+
+    assert delay_of(failed(Odd())) == 1

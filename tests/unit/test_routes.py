@@ -1,0 +1,135 @@
+"""What becomes of one message between Kafka's bytes and Kafka's bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gworkers import Message, Record
+from gworkers.config import schema
+from gworkers.errors import DecodeError, EncodeError
+from gworkers.pipeline import routes
+from gworkers.pipeline.job import Job
+from gworkers.pipeline.partition import Partition
+
+
+def run(handler: Any, value: bytes | None = b"1", *, key: bytes | None = b"k", attempt: int = 1, **config: Any) -> Job:
+    model = schema.Route.model_validate({"topics": ["in"], "handler": "a:b", "output": "out", **config})
+    decode = routes.DECODERS.get(model.decode, lambda value: value)
+    encode = routes.ENCODERS.get(model.encode) or routes.custom_encode(lambda value: value)
+    route = routes.compile_route("r", model, handler, decode, encode)
+    job = Job(7, 1234, key, value, [("h", b"1")], 10)
+    job.attempt = attempt
+    job.partition = Partition("in", 3, route)
+    route.handle(job)
+    return job
+
+
+def test_a_result_takes_key_headers_and_timestamp_from_its_input() -> None:
+    job = run(lambda value: {"n": value["n"] + 1}, b'{"n": 1}', decode="json", encode="json")
+    assert job.error is None
+    assert job.rows == [("out", None, b"k", b'{"n":2}', [("h", b"1")], 1234)]
+
+
+@pytest.mark.parametrize(
+    ("decode", "encode", "value", "seen", "result", "sent"),
+    [
+        ("bytes", "bytes", b"\xff", b"\xff", b"\x00", b"\x00"),
+        ("bytes", "bytes", b"x", b"x", bytearray(b"y"), b"y"),
+        ("text", "text", "ü".encode(), "ü", "é", "é".encode()),
+        ("json", "json", b"[1, null]", [1, None], "ü", '"ü"'.encode()),
+        ("json", "json", b"0", 0, 0, b"0"),
+        ("json", "json", b'""', "", "", b'""'),
+        ("text", "json", b"", "", False, b"false"),
+    ],
+)
+def test_values_are_decoded_and_encoded(decode: str, encode: str, value: bytes, seen: Any, result: Any, sent: bytes) -> None:
+    got: list[Any] = []
+
+    def handler(value: Any) -> Any:
+        got.append(value)
+        return result
+
+    job = run(handler, value, decode=decode, encode=encode)
+    assert got == [seen]
+    assert job.rows is not None
+    assert job.rows[0][3] == sent
+
+
+def test_none_sends_nothing() -> None:
+    job = run(lambda value: None)
+    assert (job.rows, job.error) == (None, None)
+
+
+def test_a_message_without_a_value_reaches_the_handler_as_none() -> None:
+    got: list[Any] = []
+    assert run(got.append, None, decode="json").error is None
+    assert got == [None]
+
+
+def test_without_an_output_a_result_is_dropped_and_a_record_is_sent() -> None:
+    assert run(lambda value: object(), output=None).rows is None
+    assert run(lambda value: Record("x", topic="there"), output=None, encode="text").rows == [
+        ("there", None, b"k", b"x", [("h", b"1")], 1234)
+    ]
+    error = run(lambda value: Record("x"), output=None, encode="text").error
+    assert isinstance(error, EncodeError)
+    assert "give it a topic" in str(error)
+
+
+def test_a_message_tells_where_it_came_from() -> None:
+    got: list[Message] = []
+    run(got.append, b"5", decode="json", attempt=3, **{"pass": "message"})
+    assert got == [Message("in", 3, 7, b"k", 5, (("h", b"1"),), 1234, 3)]
+    assert got[0].header("h") == b"1"
+    assert got[0].header("none", b"d") == b"d"
+
+
+def test_records_name_their_own_topic_key_headers_partition_and_time() -> None:
+    job = run(
+        lambda value: [Record(b"raw", "a", key="k2", headers=[("x", None)], partition=1, timestamp=9), Record(key=None)], encode="json"
+    )
+    assert job.rows == [("a", 1, b"k2", b"raw", [("x", None)], 9), ("out", None, None, None, [("h", b"1")], 1234)]
+
+
+@pytest.mark.parametrize(
+    ("handler", "config", "kind", "text"),
+    [
+        (lambda value: value, {"decode": "json", "value": b"{"}, DecodeError, "the value is no json: Expecting property name"),
+        (lambda value: value, {"decode": "text", "value": b"\xff"}, DecodeError, "the value is no text: 'utf-8' codec can't decode"),
+        (lambda value: "x", {}, EncodeError, "the handler returned a str, which cannot be encoded: bytes are wanted; set encode: text"),
+        (lambda value: 1, {"encode": "text"}, EncodeError, "the handler returned an int, which cannot be encoded: text is wanted"),
+        (lambda value: {1, 2}, {"encode": "json"}, EncodeError, "returned a set, which cannot be encoded: Object of type set"),
+        (lambda value: "x", {"encode": "my:own"}, EncodeError, "the encoder returned a str, not bytes"),
+        (lambda value: [Record(b"x"), 1], {}, EncodeError, "a list of Records with something else among them"),
+        (lambda value: [1, Record(b"x")], {"encode": "json"}, EncodeError, "cannot be encoded: Object of type Record"),
+        (lambda value: 1 / 0, {}, ZeroDivisionError, "division by zero"),
+        (lambda value: exec("raise SystemExit(3)"), {}, SystemExit, "3"),
+        (lambda value: exec("raise KeyboardInterrupt"), {}, KeyboardInterrupt, ""),
+    ],
+)
+def test_whatever_goes_wrong_is_an_error_of_the_message(handler: Any, config: dict[str, Any], kind: type[BaseException], text: str) -> None:
+    job = run(handler, **config)
+    assert job.rows is None
+    assert type(job.error) is kind
+    assert text in str(job.error)
+
+
+def test_a_block_grows_with_the_speed_of_its_handler() -> None:
+    model = schema.Route.model_validate({"topics": ["in"], "handler": "a:b"})
+    route = routes.compile_route("r", model, lambda value: None, routes.DECODERS["bytes"], routes.ENCODERS["bytes"])
+    assert route.block_size == 1
+    for _ in range(50):
+        route.measured(64e-6, 64)
+    assert route.block_size == routes.HOP_MESSAGES
+    for _ in range(50):
+        route.measured(0.02, 1)
+    assert route.block_size == 1
+
+
+def test_patterns_match_from_the_beginning_as_kafka_does() -> None:
+    model = schema.Route.model_validate({"pattern": "orders\\..*", "handler": "a:b"})
+    route = routes.compile_route("r", model, lambda value: None, routes.DECODERS["bytes"], routes.ENCODERS["bytes"])
+    assert route.consumes("orders.eu")
+    assert not route.consumes("old.orders.eu")

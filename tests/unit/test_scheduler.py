@@ -1,0 +1,161 @@
+"""The scheduler against a simple model of what order means."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from gworkers.pipeline.job import Job
+from gworkers.pipeline.partition import Partition
+from gworkers.pipeline.routes import _LANES
+from gworkers.pipeline.scheduler import Scheduler
+
+
+def partition_of(order: str, number: int = 0) -> Partition:
+    route: Any = SimpleNamespace(name="r", lane_of=_LANES[order])
+    return Partition("t", number, route, 0)
+
+
+def job_of(partition: Partition, offset: int, key: bytes | None = None) -> Job:
+    job = Job(offset, 0, key, b"", [], 1)
+    job.partition = partition
+    return job
+
+
+def test_a_slow_key_does_not_hold_back_others() -> None:
+    scheduler, partition = Scheduler(), partition_of("key")
+    scheduler.add(partition, [job_of(partition, offset, b"slow" if offset < 5 else b"k%d" % offset) for offset in range(10)])
+    taken = scheduler.take(lambda _: 64)
+    assert [job.offset for job in taken] == [0, 5, 6, 7, 8, 9]
+    assert scheduler.ready == 0
+    assert scheduler.finish(taken[0])
+    assert [job.offset for job in scheduler.take(lambda _: 64)] == [1]
+
+
+def test_messages_without_a_key_keep_no_order() -> None:
+    scheduler, partition = Scheduler(), partition_of("key")
+    scheduler.add(partition, [job_of(partition, offset) for offset in range(5)])
+    assert len(scheduler.take(lambda _: 64)) == 5
+
+
+def test_a_key_without_waiting_work_costs_nothing() -> None:
+    scheduler, partition = Scheduler(), partition_of("key")
+    scheduler.add(partition, [job_of(partition, offset, b"k%d" % offset) for offset in range(1000)])
+    for job in scheduler.take(lambda _: 2000):
+        scheduler.finish(job)
+    assert not partition.lanes
+    assert not partition.ready
+    assert not scheduler._turns
+
+
+@pytest.mark.parametrize("order", ["none", "key", "partition"])
+def test_a_flooded_partition_does_not_starve_another(order: str) -> None:
+    scheduler = Scheduler()
+    flooded, quiet = partition_of(order), partition_of(order, 1)
+    scheduler.add(flooded, [job_of(flooded, offset, b"k%d" % offset) for offset in range(10_000)])
+    scheduler.add(quiet, [job_of(quiet, 0, b"a")])
+    blocks = [scheduler.take(lambda _: 10) for _ in range(2)]
+    assert [job.partition for job in blocks[1]] == [quiet]
+
+
+def test_what_is_put_back_comes_first_and_in_order() -> None:
+    scheduler, partition = Scheduler(), partition_of("none")
+    scheduler.add(partition, [job_of(partition, offset) for offset in range(6)])
+    taken = scheduler.take(lambda _: 4)
+    scheduler.put_back(taken[1:])
+    assert [job.offset for job in scheduler.take(lambda _: 64)] == [1, 2, 3, 4, 5]
+    assert partition.in_flight == 6
+
+
+class History(RuleBasedStateMachine):
+    """Random histories of arrivals, blocks, completions, returns and revocations, against what must hold."""
+
+    @initialize(orders=st.lists(st.sampled_from(["none", "key", "partition"]), min_size=1, max_size=4))
+    def begin(self, orders: list[str]) -> None:
+        self.scheduler = Scheduler()
+        self.orders = orders
+        self.partitions = [partition_of(order, number) for number, order in enumerate(orders)]
+        self.next = [0] * len(orders)
+        self.arrived: dict[Partition, list[Job]] = defaultdict(list)
+        self.out: list[Job] = []
+        self.begun: set[Job] = set()
+        self.finished: set[Job] = set()
+
+    @rule(data=st.data(), keys=st.lists(st.sampled_from([None, b"a", b"b", b"c"]), max_size=12))
+    def arrive(self, data: Any, keys: list[bytes | None]) -> None:
+        index = data.draw(st.integers(0, len(self.partitions) - 1))
+        partition = self.partitions[index]
+        jobs = [job_of(partition, self.next[index] + i, key) for i, key in enumerate(keys)]
+        self.next[index] += len(keys)
+        self.arrived[partition] += jobs
+        self.scheduler.add(partition, jobs)
+
+    @rule(most=st.integers(0, 5))
+    def take(self, most: int) -> None:
+        ready = self.scheduler.ready
+        block = self.scheduler.take(lambda _: most)
+        assert bool(block) == bool(most and ready)
+        assert len({job.partition for job in block}) <= 1
+        for job in block:
+            assert not job.partition.closing
+            self.may_run(job)
+            self.out.append(job)
+
+    def may_run(self, job: Job) -> None:
+        order = self.orders[job.partition.number]
+        for other in self.arrived[job.partition]:
+            same = other.key == job.key and job.key is not None if order == "key" else order == "partition"
+            if same and other.offset < job.offset:
+                assert other in self.finished, f"{job} begins before {other} is finished"
+            if same and other.offset > job.offset:
+                assert other not in self.begun, f"{job} begins after {other}"
+        self.begun.add(job)
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def finish(self, data: Any) -> None:
+        job = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        before = self.scheduler.ready
+        assert self.scheduler.finish(job) == (self.scheduler.ready > before)
+        self.finished.add(job)
+
+    @precondition(lambda self: any(not job.partition.closing for job in self.out))
+    @rule(data=st.data())
+    def put_back(self, data: Any) -> None:
+        choices = [job for job in self.out if not job.partition.closing]
+        job = data.draw(st.sampled_from(choices))
+        self.out.remove(job)
+        self.begun.discard(job)
+        self.scheduler.put_back([job])
+
+    @rule(data=st.data())
+    def revoke(self, data: Any) -> None:
+        index = data.draw(st.integers(0, len(self.partitions) - 1))
+        partition = self.partitions[index]
+        dropped = self.scheduler.drop(partition)
+        waiting = [job for job in self.arrived[partition] if job not in self.finished and job not in self.out]
+        assert sorted(job.offset for job in dropped) == [job.offset for job in waiting]
+        self.partitions[index] = partition_of(self.orders[index], index)
+        self.next[index] = 0
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        assert self.scheduler.ready == sum(len(p.ready) for p in self.partitions)
+        assert self.scheduler.waiting == sum(p.waiting for p in self.partitions)
+        for partition in self.partitions:
+            out = [job for job in self.out if job.partition is partition]
+            assert partition.in_flight == len(out)
+            assert partition.waiting == len(self.arrived[partition]) - len(out) - len(self.finished & set(self.arrived[partition]))
+            assert partition.waiting == 0 or partition.ready or out, "jobs wait that nothing will ever wake"
+
+
+History.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestHistory = History.TestCase
