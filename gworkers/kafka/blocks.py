@@ -11,12 +11,13 @@ both ends of that range. With another version ``known()`` is False, and callers 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from gworkers.errors import RecordTooLargeError
 from gworkers.kafka import green
+from gworkers.message import Headers
 from gworkers.pipeline.job import Job, Row
 
 #: kafka-python's versions whose inside this file knows: from the first, up to but without the second.
@@ -25,6 +26,9 @@ KNOWN = ((3, 0, 5), (3, 1, 0))
 #: Called once for the rows of a batch, or for one row of a batch that had to be split: the jobs, in the order of their rows,
 #: and None or a function from the index of a row to its error. Runs on the Sender greenlet and must not block.
 Acknowledged = Callable[[Sequence[Job], "Callable[[int], BaseException] | None"], None]
+
+#: Rows in one batch. Their acknowledgement is dealt with in one go, about 2 µs a row, and must not hold the hub.
+MOST_ROWS = 2000
 
 _OVERHEAD = 61 + 21 + 5 + 5 + 5  # batch header, a record's own fields, and the lengths of key, value and headers
 
@@ -70,8 +74,12 @@ def _read_varint(buffer: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def read_records(batch: Any) -> list[Job]:
-    """The records of one batch (magic 2) as Jobs, in order. Raises CorruptRecordError when the batch is damaged.
+#: Records that are read in one go. A batch may hold tens of thousands, and reading those at once would hold the hub for 25 ms and more.
+CHUNK = 500
+
+
+def read_records(batch: Any) -> Iterator[list[Job]]:
+    """The records of one batch (magic 2) as Jobs, in order, in lists of CHUNK. Raises CorruptRecordError when the batch is damaged.
 
     Works on one bytes object for the whole batch: slices of it are the keys and values, without a second copy.
     """
@@ -138,27 +146,33 @@ def read_records(batch: Any) -> list[Job]:
             else:
                 value = None
             # headers
-            headers: list[tuple[str, bytes | None]] = []
+            headers: Headers = ()
             number = buffer[at]
             at += 1
             if number:
                 count, at = _read_varint(buffer, at - 1)
+                found = []
                 for _ in range(count):
                     length, at = _read_varint(buffer, at)
                     name = buffer[at : at + length].decode()
                     at += length
                     length, at = _read_varint(buffer, at)
-                    headers.append((name, buffer[at : at + length] if length >= 0 else None))
+                    found.append((name, buffer[at : at + length] if length >= 0 else None))
                     at += max(length, 0)
+                headers = found
             if at != end:
                 raise ValueError(f"a record says it has {end - start} bytes and has {at - start}")
             timestamp = base_timestamp + delta if log_append_time is None else log_append_time
             append(Job(base_offset + offset, timestamp, key, value, headers, end - start))
+            if len(jobs) == CHUNK:
+                yield jobs
+                jobs = []
+                append = jobs.append
         if at != len(buffer):
             raise ValueError(f"{len(buffer) - at} bytes are left over after the last record")
     except (IndexError, ValueError) as error:
         raise green.module("kafka.errors").CorruptRecordError(f"damaged batch at offset {base_offset}: {error}") from error
-    return jobs
+    yield jobs
 
 
 def read_lean(consumer: Any) -> None:
@@ -181,11 +195,12 @@ def read_lean(consumer: Any) -> None:
                 else:
                     self.leader_epoch = batch.leader_epoch
                     if not self._aborted(batch) and not batch.is_control_batch:
-                        for job in read_records(batch):
-                            self.records_read += 1
-                            self.bytes_read += job.size
-                            self.next_fetch_offset = job.offset + 1
-                            yield job
+                        for jobs in read_records(batch):
+                            for job in jobs:
+                                self.records_read += 1
+                                self.bytes_read += job.size
+                                self.next_fetch_offset = job.offset + 1
+                                yield job
                     self.next_fetch_offset = batch.next_offset  # compaction may have removed the last records
                 batch = records.next_batch()
             self.drain()
@@ -197,7 +212,7 @@ def read_lean(consumer: Any) -> None:
                     raise errors.CorruptRecordError(f"the record at offset {record.offset} is damaged")
                 self.next_fetch_offset = record.offset + 1
                 size = len(record.key or b"") + len(record.value or b"")
-                yield Job(record.offset, record.timestamp or -1, record.key, record.value, [], size)
+                yield Job(record.offset, record.timestamp or -1, record.key, record.value, (), size)
 
         def _aborted(self, batch: Any) -> bool:
             """Whether a read_committed reader must not see this batch (KIP-98)."""
@@ -247,8 +262,9 @@ class _Rows(list[Job]):
         self.acknowledged(self, result[2])
 
 
-def _append(records: Any, rows: Sequence[Row], start: int, now: int) -> int:
-    """Write rows from ``start`` into the builder of a batch, as many as fit; returns the index of the first that did not."""
+def _append(records: Any, rows: Sequence[Row], start: int, most: int, now: int) -> int:
+    """Write rows from ``start`` into the builder of a batch, as many as fit and at most ``most``; returns the index of the first that
+    was not written."""
     builder = records._builder
     buffer: bytearray = builder._buffer
     limit: int = builder._batch_size
@@ -258,7 +274,8 @@ def _append(records: Any, rows: Sequence[Row], start: int, now: int) -> int:
     begun = offset
     varints = _VARINTS
     index = start
-    for index in range(start, len(rows)):
+    last = min(len(rows), start + most)
+    for index in range(start, last):
         _, _, key, value, headers, timestamp = rows[index]
         if timestamp is None or timestamp < 0:
             timestamp = now
@@ -293,7 +310,7 @@ def _append(records: Any, rows: Sequence[Row], start: int, now: int) -> int:
             latest = timestamp
         offset += 1
     else:
-        index = len(rows)
+        index = last
     if offset != begun:
         builder._first_timestamp = first
         builder._max_timestamp = latest
@@ -348,8 +365,12 @@ class BlockProducer:
         accumulator = self._accumulator
         if self._producer._closed or accumulator._closed:
             raise self._closed_error("the producer is closed")
-        if self._transactions is not None and self._transactions.is_transactional():
-            self._transactions.maybe_add_partition_to_transaction(tp)
+        transactions = self._transactions
+        if transactions is not None:
+            if transactions.has_fatal_error():
+                raise transactions.last_error
+            if transactions.is_transactional():
+                transactions.maybe_add_partition_to_transaction(tp)
         wake = False
         accumulator._appends_in_progress.increment()
         try:
@@ -387,7 +408,7 @@ class BlockProducer:
     @staticmethod
     def _fill(batch: Any, rows: Sequence[Row], jobs: Sequence[Job], start: int, now_ms: int) -> int:
         before = batch.records.size_in_bytes()
-        end = _append(batch.records, rows, start, now_ms)
+        end = _append(batch.records, rows, start, MOST_ROWS - len(batch._record_futures), now_ms)
         if end > start:
             batch._record_futures.extend(jobs[start:end])
             written = batch.records.size_in_bytes() - before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -12,7 +12,7 @@ import gevent.socket
 
 from gworkers.config.load import Loaded
 from gworkers.errors import UnavailableError
-from gworkers.kafka import embedded, green, options
+from gworkers.kafka import blocks, embedded, green, mends, options
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +64,21 @@ class Clients:
 
     def producer(self, **more: Any) -> Any:
         """A KafkaProducer: idempotent, all replicas, no linger, batches that a block of results fits into."""
-        return self._make(
+        producer = self._make(
             "KafkaProducer",
             {
                 **self._common(),
                 "batch_size": 262_144,  # with the default of 16 KiB the Sender is woken for a quarter of all cost
                 "max_block_ms": 5_000,
+                "delivery_timeout_ms": 2**31 - 1,  # results wait for a broker that is away; the buffer bounds how many
                 **options.given(self._loaded, "producer"),
                 "acks": "all",
                 **more,
             },
         )
+        if blocks.known():
+            mends.survive_refusals(producer)
+        return producer
 
     def _make(self, cls: str, config: dict[str, Any]) -> Any:
         """Try until it can be reached. Raises UnavailableError after kafka.connect_timeout, with what stood in the way."""
@@ -102,6 +106,13 @@ class Clients:
                 log.warning("Kafka at %s cannot be reached, trying until %g s are over: %s", self.servers, limit, why)
                 said = True
             gevent.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+
+
+def positions(consumer: Any) -> Iterator[tuple[Any, int]]:
+    """(TopicPartition, offset) of what ``poll()`` will return next, where that is known. Unlike ``position()`` it never waits."""
+    for tp, state in list(consumer._subscription.assignment.items()):
+        if state.position is not None:
+            yield tp, state.position.offset
 
 
 def _told(error: BaseException) -> str:

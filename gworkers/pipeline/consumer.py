@@ -21,6 +21,7 @@ from gevent.lock import Semaphore
 
 from gworkers.errors import FatalError, GworkersError, UnavailableError
 from gworkers.kafka import blocks, green
+from gworkers.kafka.clients import positions
 from gworkers.pipeline.dead_letters import one_line
 from gworkers.pipeline.job import Job
 from gworkers.pipeline.partition import Partition
@@ -30,7 +31,7 @@ from gworkers.pipeline.stats import Buffer, Stats
 
 log = logging.getLogger(__name__)
 
-#: Messages a poll. Reading 1,000 takes 3 to 4 ms, which is as long as the hub should be held.
+#: Messages a poll. Reading 1,000 takes 3 to 4 ms, which is as long as the hub should be held in one go.
 POLL_MESSAGES = 1000
 #: How long a poll may wait for messages, in milliseconds, and how long to sleep between polls when the buffer is full.
 POLL_WAIT_MS = 500
@@ -135,9 +136,19 @@ class Consumer:
             if found:
                 self._feed(found)
                 gevent.sleep(0)
-            elif paused:
+                continue
+            self._catch_up()
+            if paused:
                 self._room.clear()
                 self._room.wait(FULL_WAIT)
+
+    def _catch_up(self) -> None:
+        """Everything polled has been fed: note how far it goes, where offsets without a message (markers of transactions, what compaction
+        removed, an empty partition) are the last."""
+        for tp, offset in positions(self._client):
+            partition = self.partitions.get(tp)
+            if partition is not None and partition.active:
+                partition.offsets.skip_to(offset)
 
     def _poll_once(self, most: int, wait_ms: int) -> dict[Any, list[Any]]:
         try:
@@ -338,7 +349,7 @@ def _names(partitions: Iterable[Partition]) -> str:
 def _job(record: Any) -> Job:
     """A Job from one of kafka-python's own records."""
     size = len(record.key or b"") + len(record.value or b"") + 20
-    return Job(record.offset, record.timestamp, record.key, record.value, list(record.headers), size)
+    return Job(record.offset, record.timestamp, record.key, record.value, record.headers, size)
 
 
 def _listener(consumer: Consumer) -> Any:

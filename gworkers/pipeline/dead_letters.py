@@ -20,8 +20,13 @@ def cause_of(error: BaseException) -> BaseException:
 
 def one_line(error: BaseException) -> str:
     """``ValueError: no such product``, for a log line or a header."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = type(error).__name__
+    if getattr(error, "errno", None) is not None and getattr(error, "description", None):  # a broker's answer
+        told = str(error.args[0]) if error.args and error.args[0] else error.description  # type: ignore[attr-defined]
+    else:
+        told = str(error)
+    text = " ".join(told.split()).removeprefix(f"{name}: ")
+    return f"{name}: {text}" if text and text != name else name
 
 
 def letter(job: Job, topic: str) -> Row:

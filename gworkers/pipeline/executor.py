@@ -19,8 +19,8 @@ from gworkers import log_context
 from gworkers.pipeline.job import Job
 from gworkers.pipeline.routes import Route
 
-#: How long a greenlet may run handlers that never yield before it lets the others have a turn, seconds.
-HUB_TURN = 0.005
+#: How long one greenlet or callback may keep the hub before it lets the others have a turn, seconds.
+HUB_TURN = 0.003
 
 #: While blocks finish one after the other the hub looks for them this often, in seconds.
 TICK = 0.001
@@ -140,8 +140,11 @@ class ThreadExecutor:
             self._ticking = False
             self._tick.stop()
             self._signalled = False  # before the look below: a block that comes after it signals again
+        turn_ends = time.perf_counter() + HUB_TURN
         while finished:
             finished.popleft().waiter.switch()
+            if time.perf_counter() > turn_ends:
+                return  # the next tick goes on
 
 
 class GreenletExecutor:

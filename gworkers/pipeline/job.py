@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gworkers.message import Headers
+
 if TYPE_CHECKING:
     from gworkers.pipeline.partition import Partition
 
 #: One message to send: topic, partition (None: by key), key, value, headers, timestamp in ms (None: now).
-Row = tuple[str, "int | None", "bytes | None", "bytes | None", "list[tuple[str, bytes | None]]", "int | None"]
+Row = tuple[str, "int | None", "bytes | None", "bytes | None", Headers, "int | None"]
 
 
 class Job:
@@ -44,7 +46,7 @@ class Job:
         timestamp: int,
         key: bytes | None,
         value: bytes | None,
-        headers: list[tuple[str, bytes | None]],
+        headers: Headers,
         size: int,
     ) -> None:
         self.offset = offset

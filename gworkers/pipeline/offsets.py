@@ -27,6 +27,11 @@ class Offsets:
         self._unfinished.append(offset)
         self.next = offset + 1
 
+    def skip_to(self, offset: int) -> None:
+        """The next message will have this offset or a higher one: between it and the last there is nothing to finish."""
+        if self.next is None or offset > self.next:
+            self.next = offset
+
     def finish(self, offset: int) -> None:
         unfinished = self._unfinished
         if unfinished and unfinished[0] == offset:

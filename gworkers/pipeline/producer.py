@@ -36,6 +36,10 @@ CACHED_KEYS = 50_000
 GATHER = 0.003
 
 
+#: Rows that are appended in one go, 3 to 4 µs each, before the others on the hub have a turn.
+APPEND = 1000
+
+
 class Topic:
     """An output topic: its partitions once they are known, and the rows that wait until then."""
 
@@ -137,12 +141,16 @@ class Producer:
                 gevent.sleep(GATHER)
             self._due.clear()
             pending, self._pending = self._pending, {}
+            appended = 0
+            append = self._blocks.append if self._blocks is not None else self._send_each
             for tp, (rows, jobs) in pending.items():
                 try:
-                    if self._blocks is not None:
-                        self._blocks.append(tp, rows, jobs)
-                    else:
-                        self._send_each(tp, rows, jobs)
+                    for start in range(0, len(rows), APPEND):
+                        append(tp, rows[start : start + APPEND], jobs[start : start + APPEND])
+                        appended += min(APPEND, len(rows) - start)
+                        if appended >= APPEND:
+                            gevent.sleep(0)
+                            appended = 0
                 except Exception as error:
                     self._fatal(FatalError(f"results for {tp.topic}[{tp.partition}] cannot be sent: {one_line(error)}"))
                     return

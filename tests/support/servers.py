@@ -112,10 +112,15 @@ class Running:
     """A server process. ``log`` is what it has said on standard error so far."""
 
     def __init__(
-        self, folder: Path, config: dict[str, Any] | str, arguments: Iterable[str] = (), env: dict[str, str] | None = None
+        self,
+        folder: Path,
+        config: dict[str, Any] | str,
+        arguments: Iterable[str] = (),
+        env: dict[str, str] | None = None,
+        name: str = "app.yaml",
     ) -> None:
         self.folder = folder
-        self.file = folder / "app.yaml"
+        self.file = folder / name
         self.file.write_text(config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False))
         self._log = folder / f"log-{next(_names)}"
         self._sink = open(self._log, "wb")

@@ -1,0 +1,34 @@
+"""What kafka-python does wrongly, mended on our side: each with the versions that need it and the test that shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def survive_refusals(producer: Any) -> None:
+    """One record that the broker refuses must not end the producer.
+
+    kafka-python 3.0 takes any refusal that no retry can help (a record too large for its topic, an invalid one) as fatal for an
+    idempotent producer, and everything sent afterwards fails with the same error. Its own comment says what is right: fail that
+    batch alone. The refused batch has used up sequence numbers that the broker has never seen, and an idempotent producer has one
+    batch of a partition on its way at a time, so the next batch takes these numbers; this is what Java's client did up to 2.4 and what
+    kafka-python itself does when it splits a batch.
+
+    Seen by: test_a_result_that_the_broker_refuses_for_good_is_dead_lettered.
+    """
+    manager = producer._transaction_manager
+    if manager is None or manager.is_transactional():
+        return
+    classify = manager.classify_batch_error
+
+    def classify_batch_error(error: Any, batch: Any, log_start_offset: int = -1) -> Any:
+        found = classify(error, batch, log_start_offset=log_start_offset)
+        kind = error if isinstance(error, type) else type(error)
+        if found != manager.ERROR_CLASS_FATAL or kind in manager._FATAL_ERRORS:
+            return found
+        sequence = batch.records.base_sequence
+        if sequence is not None and sequence >= 0:
+            manager.set_sequence_number(batch.topic_partition, sequence)
+        return manager.ERROR_CLASS_RETRIABLE  # which is, at this point: fail the batch and nothing else
+
+    manager.classify_batch_error = classify_batch_error
