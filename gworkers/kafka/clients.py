@@ -89,7 +89,10 @@ class Clients:
         said = False
         while True:
             left = deadline - time.monotonic()
+            why = _unreachable(self.servers, left)
             try:
+                if why is not None:
+                    raise errors.KafkaConnectionError(why)
                 client = make(**config, bootstrap_timeout_ms=max(100, int(1000 * min(left, ATTEMPT))))
                 if self._first_run and cls == "KafkaConsumer":
                     client.bootstrap(max(1000, int(left * 1000)))  # told its version, the constructor has not connected yet
@@ -97,15 +100,17 @@ class Clients:
             except (errors.KafkaConfigurationError, ValueError, AssertionError, TypeError, RuntimeError) as error:
                 raise UnavailableError(f"kafka-python refuses its options: {error}; look at kafka.client, consumer and producer") from error
             except errors.KafkaError as error:
-                why = diagnose(self.servers) or _told(error)
-                if isinstance(error, (errors.AuthenticationFailedError, errors.UnsupportedSaslMechanismError)):
+                why = why or diagnose(self.servers) or _told(error)
+                if isinstance(
+                    error, (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
+                ):
                     raise UnavailableError(f"Kafka at {self.servers} refuses to let us in: {_told(error)}") from error
             if time.monotonic() >= deadline:
                 raise UnavailableError(f"Kafka at {self.servers} cannot be reached for {limit:g} s: {why}")
             if not said:
                 log.warning("Kafka at %s cannot be reached, trying until %g s are over: %s", self.servers, limit, why)
                 said = True
-            gevent.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+            gevent.sleep(min(0.5, max(0.0, deadline - time.monotonic())))
 
 
 def positions(consumer: Any) -> Iterator[tuple[Any, int]]:
@@ -119,12 +124,23 @@ def _told(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def _unreachable(servers: str, patience: float) -> str | None:
+    """Why no connection can be made to any of ``servers``; None when one can. It says more than kafka-python, and at once."""
+    reasons = []
+    for server in servers.split(","):
+        try:
+            _connect(server, max(0.1, min(3.0, patience))).close()
+            return None
+        except _NoConnectionError as error:
+            reasons.append(f"{server.strip()} {error}")
+    return ", ".join(reasons)
+
+
 def diagnose(servers: str) -> str | None:
     """Why nobody who speaks Kafka answers at ``servers``, in words; None when somebody does. Blocks up to 3 s a server."""
     reasons = []
     for server in servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        reason = _knock(host.strip("[]"), int(port))
+        reason = _knock(server)
         if reason is None:
             return None
         reasons.append(f"{server.strip()} {reason}")
@@ -135,17 +151,29 @@ def diagnose(servers: str) -> str | None:
 _API_VERSIONS = bytes.fromhex("0000000a 0012 0000 00000001 ffff".replace(" ", ""))
 
 
-def _knock(host: str, port: int) -> str | None:
+class _NoConnectionError(Exception):
+    """Why a server cannot be connected to."""
+
+
+def _connect(server: str, timeout: float) -> Any:
+    host, _, port = server.strip().rpartition(":")
     try:
-        connection = gevent.socket.create_connection((host, port), timeout=3)
+        return gevent.socket.create_connection((host.strip("[]"), int(port)), timeout=timeout)
     except gevent.socket.gaierror:
-        return "is no known host name"
+        raise _NoConnectionError("is no known host name") from None
     except ConnectionRefusedError:
-        return "refuses connections: nothing listens there"
+        raise _NoConnectionError("refuses connections: nothing listens there") from None
     except TimeoutError:
-        return "does not answer"
+        raise _NoConnectionError("does not answer") from None
     except OSError as error:
-        return f"cannot be reached: {error.strerror or error}"
+        raise _NoConnectionError(f"cannot be reached: {error.strerror or error}") from None
+
+
+def _knock(server: str) -> str | None:
+    try:
+        connection = _connect(server, 3)
+    except _NoConnectionError as error:
+        return str(error)
     try:
         connection.settimeout(3)
         connection.sendall(_API_VERSIONS)
@@ -156,7 +184,7 @@ def _knock(host: str, port: int) -> str | None:
         answer = b""
     finally:
         connection.close()
-    if answer.startswith(b"HTTP"):
+    if answer.startswith((b"HTTP", b"<!DOC", b"<html")):
         return "answers as an HTTP server, not as Kafka"
     if answer[:1] == b"\x15":
         return "speaks TLS; set kafka.client.security_protocol: SSL or SASL_SSL"

@@ -33,7 +33,7 @@ class Block:
     (``reclaim``): both ends of a deque are safe to take from two threads. ``done`` grows as jobs finish.
     """
 
-    __slots__ = ("busy", "done", "route", "seen", "started", "todo", "waiter")
+    __slots__ = ("busy", "done", "route", "seen", "slot", "started", "todo", "waiter")
 
     def __init__(self, route: Route, jobs: list[Job]) -> None:
         self.route = route
@@ -42,7 +42,15 @@ class Block:
         self.seen = 0  # how many of done the hub has dealt with
         self.started = 0.0  # time.perf_counter() when its first job began
         self.busy = 0.0  # seconds its handlers took together
+        self.slot: log_context.Slot | None = None  # of the thread or greenlet that runs it
         self.waiter: Any = None
+
+    @property
+    def unfinished(self) -> list[Job]:
+        """What is running and what has not begun."""
+        slot = self.slot
+        running = slot.job if slot is not None else None
+        return [*([running] if running is not None and running not in self.done else []), *self.todo]
 
     def reclaim(self) -> list[Job]:
         """Take back what has not begun, in order: the job before it turned out to be slow."""
@@ -58,6 +66,7 @@ class Block:
         """Run the jobs one after the other, on the thread or greenlet of ``slot``."""
         handle, take, finished = self.route.handle, self.todo.popleft, self.done.append
         begun = self.started = time.perf_counter()
+        self.slot = slot
         while True:
             try:
                 job = take()
@@ -66,7 +75,7 @@ class Block:
             slot.job = job
             handle(job)
             finished(job)
-        slot.job = None
+        slot.job = self.slot = None
         self.busy = time.perf_counter() - begun
 
 

@@ -173,6 +173,7 @@ class Pipeline:
     def _stop_for(self, job: Job, why: str) -> None:
         key = f", key {job.key.decode('utf-8', 'backslashreplace')!r}" if job.key is not None else ""
         where = f"{job.partition.topic}, partition {job.partition.number}, offset {job.offset}{key}"
+        self.give_back(job)  # nothing will come of it here: the drain need not wait for it
         self._fatal(FatalError(f"the message at {where} failed for good: {why}"))
 
     # -- partitions that go

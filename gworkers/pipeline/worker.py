@@ -84,7 +84,7 @@ class Workers:
     @property
     def running(self) -> list[Job]:
         """The jobs in the hands of the executor."""
-        return [job for block in self._blocks for job in (*block.todo, *block.done[block.seen :])]
+        return [job for block in self._blocks for job in block.unfinished]
 
     def _most(self, partition: Partition) -> int:
         return partition.route.block_size

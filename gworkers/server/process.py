@@ -105,6 +105,8 @@ class Server:
             self._stop_asked.wait()
             unsettled = self._drain()
         except GworkersError as error:
+            for line in str(error).splitlines():
+                log.error("%s", line)
             self._error = error
             unsettled = 0
         except Exception as error:
@@ -244,9 +246,6 @@ class Server:
 
     def _status(self, unsettled: int) -> int:
         if self._error is not None:
-            if isinstance(self._error, GworkersError) and self.pipeline is None:
-                for line in str(self._error).splitlines():
-                    log.error("%s", line)
             return int(getattr(self._error, "status", Exit.INTERNAL))
         stats = self.pipeline.stats if self.pipeline is not None else None
         done = stats.done if stats is not None else 0

@@ -72,5 +72,3 @@ def own_kafka(real_kafka: str) -> Iterator[broker.Kafka]:
 @pytest.fixture(params=["thread", "greenlet"])
 def executor(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-

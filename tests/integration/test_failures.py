@@ -39,7 +39,7 @@ def test_failures_are_tried_again_and_then_dead_lettered(kafka_servers: str, sou
     config = configuration(
         kafka_servers, "app:handle", source, output, decode="text", encode="text", retry=retry, dead_letter=dead, executor=executor
     )
-    server = start(config, "--until-idle", "1s", app=FAILS)
+    server = start(config, "--until-idle", "300ms", app=FAILS)
     assert server.wait() == 0, server.log
     wanted = [f"good {n} 1" for n in range(30)] + [f"once {n} 2" for n in range(30)]
     assert sorted(m.value().decode() for m in consume(kafka_servers, output)) == sorted(wanted)
@@ -90,7 +90,14 @@ def test_a_message_that_waits_for_its_retry_holds_no_worker(kafka_servers: str, 
     """One worker, one message that always fails and waits a minute: the others go through meanwhile."""
     produce(kafka_servers, source, [(None, b"once 0"), *((None, b"good %d" % n) for n in range(50))])
     config = configuration(
-        kafka_servers, "app:handle", source, output, decode="text", encode="text", retry={"backoff": "1m", "max_backoff": "1m"}, concurrency=1
+        kafka_servers,
+        "app:handle",
+        source,
+        output,
+        decode="text",
+        encode="text",
+        retry={"backoff": "1m", "max_backoff": "1m"},
+        concurrency=1,
     )
     server = start(config, app=FAILS)
     until(lambda: len(consume(kafka_servers, output)) == 50, what="the others")
@@ -113,17 +120,17 @@ def test_what_no_retry_can_help_goes_to_the_dead_letters_at_once(
 ) -> None:
     dead = create_topic(kafka_servers, unique("dead"))
     produce(kafka_servers, source, [(None, value)])
-    app = f"""
+    app = """
 import sys
 from gworkers import Record
 def handle(value):
-    if value == b"set": return {{1}}
+    if value == b"set": return {1}
     if value == b"huge": return b"x" * 2_000_000
     if value == b"nowhere": return Record(b"x", partition=99)
     if value == b"exit": sys.exit(5)
 """
     config = configuration(kafka_servers, "app:handle", source, output, dead_letter=dead, retry={"attempts": 2, "backoff": "10ms"}, **route)
-    server = start(config, "--until-idle", "1s", app=app)
+    server = start(config, "--until-idle", "300ms", app=app)
     assert server.wait() == 0, server.log
     (letter,) = consume(kafka_servers, dead)
     told = headers_of(letter)
@@ -139,7 +146,7 @@ def test_a_result_that_the_broker_refuses_for_good_is_dead_lettered(real_kafka: 
     dead = create_topic(real_kafka, unique("dead"))
     produce(real_kafka, source, [(b"k", b"x" * (100_000 if n == 50 else 10) + b"|%d" % n) for n in range(100)])
     config = configuration(real_kafka, "app:handle", source, output, dead_letter=dead, concurrency=32)
-    server = start(config, "--until-idle", "1s")
+    server = start(config, "--until-idle", "300ms")
     assert server.wait() == 0, server.log
     assert sorted(int(m.value().split(b"|")[1]) for m in consume(real_kafka, output)) == [n for n in range(100) if n != 50]
     (letter,) = consume(real_kafka, dead)
@@ -196,7 +203,7 @@ def handle(message):
         dead_letter=dead,
         retry={"attempts": 4, "backoff": "1m", "max_backoff": "1m"},
     )
-    server = start(config, "--until-idle", "1s", app=app)
+    server = start(config, "--until-idle", "300ms", app=app)
     assert server.wait() == 0, server.log
     found = sorted((json.loads(m.value()) for m in consume(kafka_servers, output)), key=lambda v: v["value"])
     assert found == [{"value": "later", "attempt": 4}, {"value": "retry", "attempt": 4}]

@@ -89,7 +89,7 @@ def peer() -> Iterator[str]:
 def test_ordinary_code_works(kafka_servers: str, source: str, output: str, start: Any, executor: str, app: str, peer: str) -> None:
     produce(kafka_servers, source, ((None, b"%05d" % n) for n in range(COUNT)))
     config = configuration(kafka_servers, "app:handle", source, output, executor=executor, concurrency=16)
-    server = start(config, "--until-idle", "1s", app=app, env={"PEER": peer})
+    server = start(config, "--until-idle", "300ms", app=app, env={"PEER": peer})
     assert server.wait(120) == 0, server.log[-3000:]
     assert sorted(int(m.value()) for m in consume(kafka_servers, output)) == list(range(COUNT))
     if app is LOGGING:

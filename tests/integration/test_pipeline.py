@@ -18,7 +18,7 @@ def numbers(count: int, keys: int = 50) -> Any:
 def test_every_message_comes_out_once_with_its_key(kafka_servers: str, source: str, output: str, start: Any, executor: str) -> None:
     produce(kafka_servers, source, numbers(5000))
     config = configuration(kafka_servers, "app:handle", source, output, executor=executor)
-    server = start(config, "--until-idle", "1s")
+    server = start(config, "--until-idle", "300ms")
     assert server.wait() == 0, server.log
     found = consume(kafka_servers, output)
     assert sorted(int(m.value()) for m in found) == list(range(5000))
@@ -38,7 +38,7 @@ def handle(value):
     barrier.wait(20)
     return value
 """
-    server = start(configuration(kafka_servers, "app:handle", source, output, concurrency=32), "--until-idle", "1s", app=app)
+    server = start(configuration(kafka_servers, "app:handle", source, output, concurrency=32), "--until-idle", "300ms", app=app)
     assert server.wait() == 0, server.log
     assert len(consume(kafka_servers, output)) == 32
 
@@ -47,7 +47,7 @@ def test_headers_keys_timestamps_and_partitions_are_carried_over(kafka_servers: 
     headers = [("trace", b"\x00\xff"), ("trace", b"2"), ("none", None)]
     produce(kafka_servers, source, numbers(200), headers=headers, timestamp=1_600_000_000_000)
     produce(kafka_servers, source, [(None, b"200")], headers=headers, timestamp=1_600_000_000_000)
-    server = start(configuration(kafka_servers, "app:handle", source, output), "--until-idle", "1s")
+    server = start(configuration(kafka_servers, "app:handle", source, output), "--until-idle", "300ms")
     assert server.wait() == 0, server.log
     came = {m.value(): m for m in consume(kafka_servers, source)}
     found = consume(kafka_servers, output)
@@ -76,7 +76,7 @@ def handle(message):
     return [Record({{"n": n, "copy": c}}, topic="{other}", partition=c) for c in (0, 1)]
 """
     config = configuration(kafka_servers, "app:handle", source, output, pass_="message", decode="json", encode="json")
-    server = start(config, "--until-idle", "1s", app=app)
+    server = start(config, "--until-idle", "300ms", app=app)
     assert server.wait() == 0, server.log
     out = consume(kafka_servers, output)
     came = {int(m.value()): [source, m.partition(), m.offset(), 1] for m in consume(kafka_servers, source)}
@@ -136,14 +136,16 @@ def write(value): return b"%d" % value
 def handle(value): return sum(value)
 """
     config = configuration(kafka_servers, "app:handle", source, output, decode="app:read", encode="app:write")
-    assert start(config, "--until-idle", "1s", app=app).wait() == 0
+    assert start(config, "--until-idle", "300ms", app=app).wait() == 0
     assert sorted(m.value() for m in consume(kafka_servers, output)) == [b"3", b"7"]
 
 
 def test_a_full_buffer_pauses_and_goes_on(kafka_servers: str, source: str, output: str, start: Any) -> None:
     produce(kafka_servers, source, numbers(3000))
-    app = f"import time\nfrom gworkers import Record\ndef handle(value):\n    time.sleep(0.001)\n    return value\n"
-    config = configuration(kafka_servers, "app:handle", source, output, buffer={"messages": 50}, concurrency=16, admin={"bind": "127.0.0.1:0"})
+    app = "import time\nfrom gworkers import Record\ndef handle(value):\n    time.sleep(0.001)\n    return value\n"
+    config = configuration(
+        kafka_servers, "app:handle", source, output, buffer={"messages": 50}, concurrency=16, admin={"bind": "127.0.0.1:0"}
+    )
     server = start(config, app=app)
     import requests
 
@@ -175,11 +177,11 @@ def test_compressed_topics_are_read_and_written(kafka_servers: str, source: str,
     produce(kafka_servers, source, numbers(2000))
     config = configuration(kafka_servers, "app:handle", source, output)
     config["kafka"]["producer"] = {"compression_type": "lz4"}
-    assert start(config, "--until-idle", "1s").wait() == 0
+    assert start(config, "--until-idle", "300ms").wait() == 0
     again = create_topic(kafka_servers, unique("again"))
     config = configuration(kafka_servers, "app:handle", output, again)
     config["kafka"]["producer"] = {"compression_type": "gzip"}
-    assert start(config, "--until-idle", "1s").wait() == 0
+    assert start(config, "--until-idle", "300ms").wait() == 0
     assert sorted(int(m.value()) for m in consume(kafka_servers, again)) == list(range(2000))
 
 
@@ -187,7 +189,7 @@ def test_a_batch_that_the_broker_finds_too_large_is_split(real_kafka: str, sourc
     output = create_topic(real_kafka, unique("small"), max_message_bytes="20000")
     produce(real_kafka, source, ((f"k{n % 7}".encode(), b"%05d" % n + b"x" * 2000) for n in range(500)))
     config = configuration(real_kafka, "app:handle", source, output, concurrency=64)
-    server = start(config, "--until-idle", "1s")
+    server = start(config, "--until-idle", "300ms")
     assert server.wait() == 0, server.log
     assert sorted(int(m.value()[:5]) for m in consume(real_kafka, output)) == list(range(500))
 
@@ -195,7 +197,7 @@ def test_a_batch_that_the_broker_finds_too_large_is_split(real_kafka: str, sourc
 def test_an_unknown_kafka_python_is_used_through_its_public_face(kafka_servers: str, source: str, output: str, start: Any) -> None:
     produce(kafka_servers, source, numbers(1000), headers=[("h", b"1")])
     app = "from gworkers.kafka import blocks\nblocks.KNOWN = ((9, 0, 0), (9, 1, 0))\ndef handle(value):\n    return value\n"
-    server = start(configuration(kafka_servers, "app:handle", source, output), "--until-idle", "1s", app=app)
+    server = start(configuration(kafka_servers, "app:handle", source, output), "--until-idle", "300ms", app=app)
     assert server.wait() == 0, server.log
     assert "is not one of the versions whose inside is known; messages are sent one by one, which is slower" in server.log
     found = consume(kafka_servers, output)
@@ -247,7 +249,7 @@ def tell():
     print("LATE", late[int(len(late) * 0.99)], late[-1], len(late), file=sys.stderr)
 """
     config = configuration(kafka_servers, "app:handle", source, output, concurrency=16, app={"setup": "app:setup"})
-    server = start(config, "--until-idle", "1s", app=app)
+    server = start(config, "--until-idle", "300ms", app=app)
     assert server.wait() == 0, server.log
     late = float(server.says(r"LATE (\S+)")[1])
     print(server.log[-300:])
@@ -259,7 +261,7 @@ def test_results_come_out_in_the_order_asked_for(kafka_servers: str, source: str
     produce(kafka_servers, source, numbers(400, keys=20))
     app = "import random, time\ndef handle(value):\n    time.sleep(random.random() * 0.01)\n    return value\n"
     config = configuration(kafka_servers, "app:handle", source, output, order=order, concurrency=16)
-    assert start(config, "--until-idle", "1s", app=app).wait() == 0
+    assert start(config, "--until-idle", "300ms", app=app).wait() == 0
     found = consume(kafka_servers, output)
     assert len(found) == 400
     last: dict[Any, int] = {}

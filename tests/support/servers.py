@@ -21,6 +21,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = False  # whether the tests run on the embedded broker
 
+#: For programs that import the checkout from another folder.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+
 _names = itertools.count()
 
 
@@ -78,6 +81,7 @@ def consume(kafka: str, topic: str, count: int | None = None, timeout: float = 3
             "isolation.level": isolation,
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 10,
         }
     )
     try:
@@ -129,7 +133,7 @@ class Running:
             stdout=self._sink,
             stderr=self._sink,
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **(env or {})},
+            env={**ENVIRONMENT, **(env or {})},
             start_new_session=True,
         )
 

@@ -106,7 +106,8 @@ def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
         ),
         (
             GOOD + "buffer: {messages: 10}\n",
-            "app.yaml:7: buffer.messages: buffer.messages (10) is less than concurrency (64), so some workers would never work; make it larger",
+            "app.yaml:7: buffer.messages: buffer.messages (10) is less than concurrency (64), "
+            "so some workers would never work; make it larger",
         ),
         (
             GOOD + "admin: {bind: here}\n",

@@ -1,0 +1,231 @@
+"""The commands, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.servers import ENVIRONMENT, ROOT, configuration, consume, produce
+
+
+def gworkers(*arguments: str, folder: Path = ROOT, given: str | None = None, env: dict[str, str] | None = None) -> Any:
+    return subprocess.run(
+        [sys.executable, "-m", "gworkers", *arguments],
+        cwd=folder,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**ENVIRONMENT, "COLUMNS": "100", **(env or {})},
+    )
+
+
+@pytest.fixture
+def file(kafka_servers: str, source: str, output: str, tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text("def handle(value):\n    return value\n")
+    path = tmp_path / "app.yaml"
+    path.write_text(yaml.safe_dump(configuration(kafka_servers, "app:handle", source, output)))
+    return path
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("check",), ("config",), ("send",), ("tail",)])
+def test_every_command_explains_itself_with_examples(command: tuple[str, ...]) -> None:
+    done = gworkers(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage: gworkers" in done.stdout
+    assert "Examples:" in done.stdout
+    assert not done.stderr
+
+
+def test_no_command_and_wrong_ones_are_usage_errors() -> None:
+    nothing = gworkers()
+    assert (nothing.returncode, nothing.stdout) == (64, "")
+    assert "Usage:" in nothing.stderr
+    for arguments in (
+        ("serve",),
+        ("run",),
+        ("run", "-c"),
+        ("check", "-c", "x", "--loud"),
+        ("run", "-c", "conf/app.yaml", "--until-idle", "5"),
+    ):
+        done = gworkers(*arguments)
+        assert done.returncode == 64, arguments
+        assert done.stderr.startswith("gworkers: ")
+        assert "Traceback" not in done.stderr
+
+
+def test_the_version() -> None:
+    assert re.fullmatch(r"gworkers \d+\.\d+\.\d+\n", gworkers("--version").stdout)
+
+
+def test_check_says_what_runs_and_what_is_wrong(tmp_path: Path) -> None:
+    good = gworkers("check", "-c", "conf/app.yaml")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout == "route price: orders ─► shop.pricing:price ─► priced\nconf/app.yaml: all right\n"
+    bad = gworkers(
+        "check", "-c", "conf/app.yaml", "--set", "routes.price.handler=shop.pricing:prize", "--set", "kafka.producer.compresion_type=lz4"
+    )
+    assert (bad.returncode, bad.stdout) == (78, "")
+    lines = bad.stderr.splitlines()
+    assert lines[0].startswith("--set: kafka.producer.compresion_type: no option")
+    assert lines[1].startswith("--set: routes.price.handler: shop.pricing has no prize; it has")
+    assert lines[2] == "gworkers: 2 problems in the configuration"
+
+
+def test_config_shows_where_values_come_from_and_hides_secrets(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text(
+        'kafka:\n  group: "${GROUP}"\n  client: {sasl_plain_password: hush, sasl_mechanism: PLAIN}\n'
+        'routes:\n  r: {topics: [t], handler: "a:b"}\n'
+    )
+    done = gworkers("config", "-c", "app.yaml", "--set", "concurrency=8", folder=tmp_path, env={"GROUP": "shop"})
+    assert done.returncode == 0, done.stderr
+    lines = {line.split("#")[0].strip(): line.split("#")[1].strip() for line in done.stdout.splitlines() if "#" in line}
+    assert lines["group: shop"] == "app.yaml:2 from $GROUP"
+    assert lines["concurrency: 8"] == "--set"
+    assert lines["sasl_plain_password: (hidden)"] == "app.yaml:3"
+    assert lines["sasl_mechanism: PLAIN"] == "app.yaml:3"
+    assert lines["grace: 30s"] == "default"
+    assert "hush" not in done.stdout
+    yaml.safe_load(done.stdout)
+
+
+def test_the_schema_is_one_that_editors_can_use() -> None:
+    schema = json.loads(gworkers("config", "--schema").stdout)
+    assert schema["properties"]["concurrency"]["type"] == "integer"
+    assert "Retry" in schema["$defs"]
+
+
+def test_send_and_tail(file: Path, source: str, kafka_servers: str, tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"n": n, "who": f"c-{n % 3}"}) + "\n" for n in range(20))
+    done = gworkers("send", source, "-c", str(file), "--key", "who", given=lines + "\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", f"20 messages sent to {source}\n")
+    found = consume(kafka_servers, source)
+    assert sorted(json.loads(m.value())["n"] for m in found) == list(range(20))
+    assert all(m.key().decode() == json.loads(m.value())["who"] for m in found)
+    (tmp_path / "lines.txt").write_text("plain\ntext")
+    assert gworkers("send", source, "lines.txt", "-c", str(file), folder=tmp_path).returncode == 0
+    shown = gworkers("tail", source, "-c", str(file), "--from", "beginning", "--no-follow", "--json")
+    assert shown.returncode == 0, shown.stderr
+    rows = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert len(rows) == 22
+    assert {row["value"] for row in rows} >= {"plain", "text"}
+    assert len(gworkers("tail", source, "-c", str(file), "--from", "beginning", "-n", "3").stdout.splitlines()) == 3
+    ago = gworkers("tail", source, "-c", str(file), "--from", "10m", "--no-follow")
+    assert len(ago.stdout.splitlines()) == 22
+    one = next(row for row in rows if row["key"] == "c-1")
+    at = gworkers("tail", source, "-c", str(file), "--from", f"{one['partition']}:{one['offset']}", "-n", "1")
+    assert at.stdout.startswith(f"{one['partition']}@{one['offset']} ")
+    assert one["value"] in at.stdout
+
+
+def test_tail_shows_headers_and_missing_values(file: Path, source: str, kafka_servers: str) -> None:
+    produce(kafka_servers, source, [(b"k", None)], headers=[("why", b"gone")], partition=0)
+    done = gworkers("tail", source, "-c", str(file), "--from", "0:0", "-n", "1")
+    assert re.fullmatch(r"0@0 \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} k \{why=gone\} \(no value\)\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (("tail", "no-such-topic-here", "--from", "beginning"), 69, "there is no topic no-such-topic-here; there are "),
+        (
+            ("tail", "SOURCE", "--from", "soon"),
+            64,
+            "--from soon: beginning, end, an offset, partition:offset, a time or a duration is wanted",
+        ),
+        (("tail", "SOURCE", "--from", "9:0"), 64, "--from 9:0: there is no partition 9; there are 4"),
+        (("send", "SOURCE", "none.txt"), 64, "none.txt"),
+        (("send", "bad topic"), 69, "sending to bad topic failed"),
+    ],
+)
+def test_mistakes_get_a_sentence(file: Path, source: str, arguments: tuple[str, ...], status: int, text: str) -> None:
+    done = gworkers(*(a.replace("SOURCE", source) for a in arguments), "-c", str(file), given="x\n")
+    assert done.returncode == status, done.stderr
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_send_names_the_line_that_has_no_key(file: Path, source: str) -> None:
+    done = gworkers("send", source, "-c", str(file), "--key", "who", given='{"who": 1}\n{"else": 1}\n')
+    assert done.returncode == 64
+    assert ":2: no JSON object with a field who; lines before it have been sent" in done.stderr
+
+
+def test_output_that_nobody_reads_is_no_error(file: Path, source: str, kafka_servers: str) -> None:
+    produce(kafka_servers, source, [(None, b"x" * 1000)] * 500)
+    command = f"{sys.executable} -m gworkers tail {source} -c {file} --from beginning --no-follow | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("\n") == 1
+
+
+def test_send_and_tail_reach_the_embedded_broker_of_a_running_server(start: Any, tmp_path: Path) -> None:
+    config = configuration("embedded", "app:handle", "in", "out")
+    config["kafka"].pop("client", None)
+    nobody = gworkers("tail", "in", "-c", str(tmp_path / "app.yaml"))
+    server = start(config)
+    server.says("embedded, for a first look")
+    assert nobody.returncode == 78, "there was no file yet"
+    done = gworkers("send", "in", "-c", str(server.file), given="hello\n")
+    assert done.returncode == 0, done.stderr
+    shown = gworkers("tail", "out", "-c", str(server.file), "--from", "beginning", "-n", "1")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.rstrip().endswith("hello")
+    assert server.stop() == 0
+    done = gworkers("send", "in", "-c", str(server.file), given="hello\n")
+    assert done.returncode == 69
+    assert "uses the embedded broker, which lives in its server, and no server runs it; start one with gworkers -c" in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete(shell: str) -> None:
+    done = gworkers(env={"_GWORKERS_COMPLETE": f"{shell}_source"})
+    assert "_GWORKERS_COMPLETE" in done.stdout
+    words = {"COMP_WORDS": "gworkers ta", "COMP_CWORD": "1", "_GWORKERS_COMPLETE": f"{shell}_complete"}
+    if shell == "fish":
+        words["COMP_CWORD"] = "ta"
+    assert "tail" in gworkers(env=words).stdout
+
+
+def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", str(environment)], check=True, timeout=120)
+    libraries = next(Path(sys.prefix).glob("lib/python*/site-packages"))
+    (next(environment.glob("lib/python*/site-packages")) / "shared.pth").write_text(f"{libraries}\n")
+    source = tmp_path / "source"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, tracked):
+        if (ROOT / name).exists():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    pip = [str(environment / "bin/python"), "-m", "pip", "install", "-q", "--no-deps", "--disable-pip-version-check", str(source)]
+    done = subprocess.run(pip, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    installed = subprocess.run(
+        [str(environment / "bin/gworkers"), "check", "-c", str(ROOT / "conf/app.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert installed.returncode == 0, installed.stderr
+    assert "all right" in installed.stdout
+    told = subprocess.run(
+        [
+            str(environment / "bin/python"),
+            "-c",
+            "from importlib.metadata import metadata as m; d = m('gworkers'); print(d['Summary'], d['License'])",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert "Concurrent workers" in told.stdout

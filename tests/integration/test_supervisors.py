@@ -1,0 +1,74 @@
+"""The files for supervisord and systemd, read by supervisord and systemd."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gworkers.config.load import load
+from tests.support.servers import ROOT, configuration, until
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = (ROOT / "conf/gworkers.service").read_text()
+    program = tmp_path / "gworkers"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    unit = tmp_path / "gworkers.service"
+    unit.write_text(
+        text.replace("/opt/gworkers/bin/gworkers -c", f"{program} -c").replace("/opt/gworkers/bin/gworkers check", f"{program} check")
+    )
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    about = [line for line in (done.stdout + done.stderr).splitlines() if "gworkers" in line]
+    assert done.returncode == 0, about
+    assert not about
+    unit.write_text(text + "[Service]\nTimeoutStopSec=soon\n")
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    assert "Failed to parse time value" in done.stdout + done.stderr, "a mistake in the unit would be seen"
+
+
+def test_both_wait_longer_than_the_grace() -> None:
+    grace = load(ROOT / "conf/app.yaml").config.shutdown.grace
+    for name, key in (("gworkers.service", "TimeoutStopSec="), ("supervisord.conf", "stopwaitsecs=")):
+        (wait,) = [line.removeprefix(key) for line in (ROOT / "conf" / name).read_text().splitlines() if line.startswith(key)]
+        assert int(wait) > grace
+
+
+def test_supervisord_runs_and_stops_it(kafka_servers: str, tmp_path: Path) -> None:
+    import yaml
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/app.py").write_text("def handle(value):\n    return value\n")
+    config: dict[str, Any] = configuration(kafka_servers, "app:handle", "in", "out")
+    (tmp_path / "conf/app.yaml").write_text(yaml.safe_dump(config))
+    program = tmp_path / "bin/gworkers"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m gworkers "$@"\n')
+    program.chmod(0o755)
+    file = tmp_path / "conf/supervisord.conf"
+    file.write_text((ROOT / "conf/supervisord.conf").read_text().replace("/dev/stdout", str(tmp_path / "out.log")))
+    log = tmp_path / "supervisord.log"
+    with open(log, "wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(file)], stdout=sink, stderr=sink, cwd=tmp_path, env=dict(os.environ)
+        )
+    try:
+        until(lambda: (tmp_path / "out.log").exists() and "assigned" in (tmp_path / "out.log").read_text(), what="a running server")
+        until(lambda: "entered RUNNING state" in log.read_text(), what="supervisord's word")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert "everything settled" in (tmp_path / "out.log").read_text()
+        assert "exit status 0; expected" in log.read_text() or "stopped: gworkers (exit status 0)" in log.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
