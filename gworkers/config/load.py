@@ -102,6 +102,7 @@ def _want(kind: str, context: Mapping[str, Any], path: KeyPath) -> str:
             "249": "a topic name is wanted: letters, digits, . _ and -, 249 at the most",
             r":[A-Za-z_]": "a dotted path is wanted, as package.module:callable",
             r"\d{1,5}": "host:port is wanted",
+            "%": "letters, digits, . _ and - are wanted, %(host)s and %(process)s",
         }
         shape = next((words for mark, words in shapes.items() if mark in pattern), "letters, digits, . _ and - are wanted")
         return shape + _wanted(path)

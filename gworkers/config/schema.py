@@ -53,9 +53,12 @@ class Kafka(Section):
         examples=["kafka-1:9092,kafka-2:9092"],
     )
     group: str = Field(description="The consumer group.", min_length=1, max_length=255, examples=["pricing"])
-    group_instance_id: str | None = later(
-        description="Static membership: the name of this member, with `%(host)s` and `%(process)s`.",
-        examples=["pricing-%(host)s"],
+    group_instance_id: str | None = Field(
+        None,
+        pattern=r"^([A-Za-z0-9._-]|%\((host|process)\)s)+$",
+        description="Static membership: the name of this member, with `%(host)s` and `%(process)s` (the process's number, from 0). "
+        "A member that comes back under its name within the session time-out gets its partitions back without a rebalance.",
+        examples=["pricing-%(host)s-%(process)s"],
     )
     connect_timeout: Duration = Field(
         60.0, description="How long to keep trying to reach Kafka at the start before giving up with status 69."
@@ -210,7 +213,10 @@ class Commit(Section):
     """How progress is written back to Kafka."""
 
     interval: Duration = Field(1.0, description="The time between two commits.")
-    map: bool | None = later(description="Whether finished offsets beyond the committed one travel in its metadata.", examples=[True])
+    map: bool = Field(
+        True,
+        description="Whether finished offsets beyond the committed one travel in its metadata, so that none runs again after a restart.",
+    )
 
 
 class Rebalance(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -53,14 +54,21 @@ class Clients:
                 "max_partition_fetch_bytes": min(2**20, half),
                 "partition_assignment_strategy": [options.assignor("cooperative-sticky")],
                 **options.given(self._loaded, "consumer"),
+                "group_instance_id": self._instance(),
                 "enable_auto_commit": False,
                 **more,
             },
         )
 
+    def _instance(self) -> str | None:
+        name = self._loaded.config.kafka.group_instance_id
+        return name % {"host": socket.gethostname(), "process": 0} if name is not None else None
+
     def reader(self, **more: Any) -> Any:
         """A KafkaConsumer of no group: it reads and leaves no trace."""
-        return self.consumer(**{"group_id": None, "partition_assignment_strategy": [options.assignor("range")], **more})
+        return self.consumer(
+            **{"group_id": None, "group_instance_id": None, "partition_assignment_strategy": [options.assignor("range")], **more}
+        )
 
     def producer(self, **more: Any) -> Any:
         """A KafkaProducer: idempotent, all replicas, no linger, batches that a block of results fits into."""

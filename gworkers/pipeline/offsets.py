@@ -1,62 +1,125 @@
 """Which offsets of one partition are finished: pure bookkeeping, no Kafka, no gevent.
 
-1. ``begin`` notes offsets as they are read, in rising order; compaction and transaction markers leave holes.
-2. ``finish`` notes them finished, in any order.
-3. ``position`` is what may be committed: the lowest offset that is not finished.
+1. ``restore`` takes over what an earlier owner left in the commit's metadata;
+2. ``begin`` notes offsets as they are read, in rising order; compaction and transaction markers leave holes;
+3. ``finish`` notes them finished, in any order;
+4. ``position`` is what may be committed: the lowest offset that is not finished; ``metadata`` says what is finished beyond it.
 
-Every call is O(1) amortised: an offset enters the queue once and leaves it once.
+Every call but ``metadata`` is O(1), and memory is that of the unfinished offsets alone, however far the finished ones are ahead.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from gworkers.pipeline import offset_map
+from gworkers.pipeline.offset_map import OffsetMap
 
 
 class Offsets:
-    """The finished and unfinished offsets of one assignment of one partition."""
+    """The finished and unfinished offsets of one assignment of one partition.
 
-    __slots__ = ("_finished", "_unfinished", "next")
+    next: the offset after the highest one read, None while that is unknown; end: the offset after the highest finished one;
+    changes: counts what may have changed position or metadata.
+    """
+
+    __slots__ = ("_known", "_known_end", "_unfinished", "changes", "end", "next")
 
     def __init__(self, start: int | None = None) -> None:
-        self.next = start  # the offset after the highest one read; None before the first when nothing is committed
-        self._unfinished: deque[int] = deque()
-        self._finished: set[int] = set()
+        self.next = start
+        self.end = start if start is not None else 0
+        self.changes = 0
+        self._unfinished: OrderedDict[int, None] = OrderedDict()  # its front is found in O(1), a plain dict's is not
+        self._known: list[int] = []  # unfinished offsets of a restored map that have not been read again, falling
+        self._known_end = 0  # below it everything else is finished already
+
+    def restore(self, found: OffsetMap) -> None:
+        """Begin where an earlier owner stopped: below ``found.end`` only ``found.unfinished`` is to be run."""
+        self._known = list(reversed(found.unfinished))
+        self._known_end = self.end = found.end
+        for offset in found.unfinished:
+            self._unfinished[offset] = None
+
+    @property
+    def restoring(self) -> bool:
+        """Whether what is read may be finished already: ask ``wanted`` for each offset then."""
+        return self._known_end > 0
+
+    def wanted(self, offset: int) -> bool:
+        """Whether the message at ``offset``, the next one read, is to be run. Offsets passed over are gone from Kafka, so finished."""
+        known = self._known
+        while known and known[-1] < offset:
+            self.finish(known.pop())
+        if offset >= self._known_end:
+            self._known_end = 0
+            return True
+        if known and known[-1] == offset:
+            known.pop()
+            return True
+        self.next = offset + 1
+        return False
 
     def begin(self, offset: int) -> None:
-        self._unfinished.append(offset)
+        self._unfinished[offset] = None
         self.next = offset + 1
 
     def skip_to(self, offset: int) -> None:
         """The next message will have this offset or a higher one: between it and the last there is nothing to finish."""
         if self.next is None or offset > self.next:
             self.next = offset
+            self.changes += 1
+            while self._known and self._known[-1] < offset:
+                self.finish(self._known.pop())
 
     def finish(self, offset: int) -> None:
-        unfinished = self._unfinished
-        if unfinished and unfinished[0] == offset:
-            unfinished.popleft()
-            finished = self._finished
-            while unfinished and unfinished[0] in finished:
-                finished.remove(unfinished.popleft())
-        else:
-            self._finished.add(offset)
+        del self._unfinished[offset]
+        if offset >= self.end:
+            self.end = offset + 1
+        self.changes += 1
 
     @property
     def position(self) -> int | None:
         """The lowest unfinished offset, or the next one to be read when all are finished; None while neither is known."""
-        return self._unfinished[0] if self._unfinished else self.next
+        for offset in self._unfinished:
+            return offset
+        return max(self.next, self.end) if self.next is not None else None
 
-    def unfinished(self) -> Iterable[int]:
-        """The offsets that are read and not finished, in rising order: O(span), for reports and for the offset map."""
-        finished = self._finished
-        return (offset for offset in self._unfinished if offset not in finished)
+    def metadata(self) -> tuple[str, bool]:
+        """What is finished beyond ``position``, for the commit, and whether all of it found room. O(unfinished)."""
+        position = self.position
+        if position is None or position >= self.end:
+            return "", True
+        unfinished = [offset for offset in self._unfinished if offset < self.end]
+        text = offset_map.encode(position, unfinished, self.end)
+        if text is not None:
+            return text, True
+        return self._as_much_as_fits(position, unfinished), False
+
+    @staticmethod
+    def _as_much_as_fits(position: int, unfinished: Sequence[int]) -> str:
+        """The map of a shorter span: offsets beyond it would be run again after a restart, and none would be lost."""
+        low, high, best = 0, len(unfinished), ""
+        while low < high:
+            middle = (low + high + 1) // 2
+            text = offset_map.encode(position, unfinished[:middle], unfinished[middle - 1] + 1)
+            if text is None:
+                high = middle - 1
+            else:
+                low, best = middle, text
+        return best
+
+    def crowded(self, more: int) -> bool:
+        """Whether with ``more`` further messages the map could become too large for the commit. O(1)."""
+        position = self.position
+        if position is None or self.next is None:
+            return False
+        return not offset_map.surely_fits(len(self._unfinished) + more, max(self.next, self.end) - position + more)
+
+    def unfinished(self) -> Sequence[int]:
+        """The offsets that are to be finished, in rising order: those that have been read, and those a restored map names."""
+        return list(self._unfinished)
 
     def __len__(self) -> int:
         """How many are unfinished."""
-        return len(self._unfinished) - len(self._finished)
-
-    @property
-    def ahead(self) -> int:
-        """How many finished offsets lie beyond ``position``."""
-        return len(self._finished)
+        return len(self._unfinished)

@@ -20,14 +20,17 @@ class Partition:
 
     __slots__ = (
         "active",
+        "buffered",
         "closing",
         "committed",
+        "held",
         "in_flight",
         "lanes",
         "number",
         "offsets",
         "ready",
         "route",
+        "started",
         "topic",
         "waiting",
     )
@@ -39,7 +42,10 @@ class Partition:
         self.active = True
         self.closing = False  # about to be revoked: what runs may finish, nothing else begins
         self.offsets = Offsets(start)
-        self.committed: tuple[int, str] | None = None  # the position and metadata last committed
+        self.committed: int | None = None  # offsets.changes when it was last committed
+        self.buffered = 0  # bytes of its messages and results in the process
+        self.started = False  # a first look at where it begins has been taken
+        self.held = False  # nothing more is read of it for now
         self.in_flight = 0  # jobs taken by a worker or waiting for an acknowledgement or a retry
         self.ready: deque[Job] = deque()  # jobs that may run now
         self.lanes: dict[Any, deque[Job] | None] = {}  # busy lane → the jobs behind it, None while there are none

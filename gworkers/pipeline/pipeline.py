@@ -60,12 +60,15 @@ class Pipeline:
             self.buffer,
             self.stats,
             commit_interval=config.commit.interval,
+            commit_map=config.commit.map,
             rebalance_grace=config.rebalance.grace,
             wake=self.workers.wake,
             withdraw=self.withdraw,
             fence=self.fence,
+            lost=self.producer.abandon,
             fatal=fatal,
         )
+        self.producer.guard(consumer)
 
     # -- the way of a job
 
@@ -88,6 +91,7 @@ class Pipeline:
                 size += len(row[3] or b"")
             job.size += size
             self.buffer.bytes += size
+            job.partition.buffered += size
             self.producer.send(job, job.rows)
         else:
             self.settle(job)
@@ -154,6 +158,7 @@ class Pipeline:
             partition.in_flight -= 1
         buffer.messages -= 1
         buffer.bytes -= job.size
+        partition.buffered -= job.size
         if buffer.low:
             self.consumer.room_came()
 
@@ -165,6 +170,7 @@ class Pipeline:
     def _release(self, job: Job) -> None:
         self.buffer.messages -= 1
         self.buffer.bytes -= job.size
+        job.partition.buffered -= job.size
 
     def _again(self, jobs: list[Job]) -> None:
         self.scheduler.put_back(jobs)
@@ -189,6 +195,9 @@ class Pipeline:
         """From now on nothing that becomes of this partition's jobs counts."""
         self.withdraw(partition)
         partition.active = False
+        for job in self.producer.drop(partition):
+            self.stats.fenced += 1
+            self.give_back(job)
 
     # -- life
 

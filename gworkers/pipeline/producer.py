@@ -22,8 +22,10 @@ from gevent.event import Event
 
 from gworkers.errors import FatalError, SendError
 from gworkers.kafka import blocks, green
+from gworkers.kafka.membership import LOOK, Membership
 from gworkers.pipeline.dead_letters import one_line
 from gworkers.pipeline.job import Job, Row
+from gworkers.pipeline.partition import Partition
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class Producer:
         self._greenlet: gevent.Greenlet | None = None
         self._looking: set[gevent.Greenlet] = set()
         self._blocks = blocks.BlockProducer(client, self._acknowledged) if blocks.known() else None
+        self._membership: Membership | None = None
         self.unacknowledged = 0
         self.sent = 0
         if self._blocks is None:
@@ -108,6 +111,39 @@ class Producer:
             else:
                 self._add(topic, row, job)
 
+    def drop(self, partition: Partition) -> list[Job]:
+        """Take out the rows of a fenced partition that have not been handed to kafka-python. Returns the jobs nothing more will come of."""
+        dropped: list[Job] = []
+
+        def keep(job: Job) -> bool:
+            if job.partition is not partition:
+                return True
+            self.unacknowledged -= 1
+            job.unacknowledged -= 1
+            if not job.unacknowledged:
+                dropped.append(job)
+            return False
+
+        for tp, (rows, jobs) in list(self._pending.items()):
+            if any(job.partition is partition for job in jobs):
+                kept = [(row, job) for row, job in zip(rows, jobs, strict=True) if keep(job)]
+                self._pending[tp] = [row for row, _ in kept], [job for _, job in kept]
+        for topic in self._topics.values():
+            if topic.waiting is not None:
+                topic.waiting = [(row, job) for row, job in topic.waiting if keep(job)]
+        return dropped
+
+    def guard(self, consumer: Any) -> None:
+        """Send only while ``consumer`` may believe that its partitions are its own."""
+        if self._blocks is not None:
+            self._membership = Membership(consumer)
+            self._membership.guard(self._client)
+
+    def abandon(self) -> None:
+        """The partitions have been lost: drop what is not yet on its way."""
+        if self._membership is not None:
+            self._membership.abandon(self._client, SendError("the partition was lost before its result was sent"))
+
     def _add(self, topic: Topic, row: Row, job: Job) -> None:
         number, key = row[1], row[2]
         if number is None:
@@ -139,6 +175,8 @@ class Producer:
             self._due.wait()
             if self.unacknowledged > self._pending_rows():
                 gevent.sleep(GATHER)
+            while self._membership is not None and not self._membership.sure():
+                gevent.sleep(LOOK)
             self._due.clear()
             pending, self._pending = self._pending, {}
             appended = 0

@@ -17,6 +17,7 @@ class Stats:
     retried: int = 0  # attempts after the first
     dead_lettered: int = 0
     fenced: int = 0  # completions that came after their partition was revoked
+    skipped: int = 0  # messages read again that a restored map knew to be finished
     commits: int = 0
     busy: float = 0.0  # seconds handlers took together
     running: int = 0  # jobs in the hands of an executor

@@ -228,34 +228,6 @@ def handle(value):
     assert server.stop() == 0
 
 
-def test_the_hub_is_never_held_for_long(kafka_servers: str, source: str, output: str, start: Any) -> None:
-    """A greenlet that wants a turn every millisecond gets one while 40,000 messages go through."""
-    produce(kafka_servers, source, ((f"k{n % 500}".encode(), b"x" * 100) for n in range(40_000)))
-    app = """
-import atexit, sys, time, gevent
-late = []
-def watch():
-    while True:
-        begun = time.thread_time()
-        gevent.sleep(0.001)
-        late.append(time.thread_time() - begun)
-def setup():
-    gevent.spawn(watch)
-def handle(value):
-    return value
-@atexit.register
-def tell():
-    late.sort()
-    print("LATE", late[int(len(late) * 0.99)], late[-1], len(late), file=sys.stderr)
-"""
-    config = configuration(kafka_servers, "app:handle", source, output, concurrency=16, app={"setup": "app:setup"})
-    server = start(config, "--until-idle", "300ms", app=app)
-    assert server.wait() == 0, server.log
-    late = float(server.says(r"LATE (\S+)")[1])
-    print(server.log[-300:])
-    assert late < 0.0001, f"one turn in a hundred came {late * 1000:.1f} ms late"
-
-
 @pytest.mark.parametrize("order", ["key", "partition"])
 def test_results_come_out_in_the_order_asked_for(kafka_servers: str, source: str, output: str, start: Any, order: str) -> None:
     produce(kafka_servers, source, numbers(400, keys=20))

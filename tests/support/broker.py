@@ -47,12 +47,12 @@ def fetch() -> Path:
 
 
 PROPERTIES = """
-process.roles=broker,controller
+process.roles={roles}
 node.id={node}
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners={listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxied}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={folder}/data
@@ -72,25 +72,41 @@ log.segment.delete.delay.ms=100
 
 
 class Kafka:
-    """One broker. servers: host:port."""
+    """One broker. servers: host:port; behind: the port of its second listener, which it advertises as ``proxied`` (for a proxy).
 
-    def __init__(self, auto_create: bool = True, **properties: str) -> None:
+    joining: another broker, whose cluster this one is to be a further broker of; node: its number there.
+    """
+
+    def __init__(
+        self, auto_create: bool = True, *, joining: Kafka | None = None, node: int = 1, proxied: int = 1, **properties: str
+    ) -> None:
         self.libs = fetch()
         self.folder = Path(tempfile.mkdtemp(prefix="gworkers-kafka-"))
-        self.port, controller = free_port(), free_port()
+        self.port, self.behind = free_port(), free_port()
+        self._controller: int = joining._controller if joining is not None else free_port()
         self.servers = f"127.0.0.1:{self.port}"
-        text = PROPERTIES.format(node=1, port=self.port, controller=controller, folder=self.folder, auto_create=str(auto_create).lower())
+        listeners = f"PLAINTEXT://127.0.0.1:{self.port},PROXIED://127.0.0.1:{self.behind}"
+        text = PROPERTIES.format(
+            node=node,
+            roles="broker" if joining is not None else "broker,controller",
+            listeners=listeners if joining is not None else f"{listeners},CONTROLLER://127.0.0.1:{self._controller}",
+            port=self.port,
+            proxied=proxied,
+            controller=self._controller,
+            folder=self.folder,
+            auto_create=str(auto_create).lower(),
+        )
         text += "".join(f"{name.replace('_', '.')}={value}\n" for name, value in properties.items())
         (self.folder / "server.properties").write_text(text)
         self._log = open(self.folder / "log", "ab")
         self.process: subprocess.Popen[bytes] | None = None
-        cluster = subprocess.run([*self._java(), "kafka.tools.StorageTool", "random-uuid"], capture_output=True, text=True, check=True)
-        subprocess.run(
-            [*self._java(), "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster.stdout.strip(), "-c", self._config()],
-            check=True,
-            stdout=self._log,
-            stderr=self._log,
-        )
+        tool = [*self._java(), "kafka.tools.StorageTool"]
+        if joining is not None:
+            self.cluster: str = joining.cluster
+        else:
+            self.cluster = subprocess.run([*tool, "random-uuid"], capture_output=True, text=True, check=True).stdout.strip()
+        alone = [] if joining is not None else ["--standalone"]
+        subprocess.run([*tool, "format", *alone, "-t", self.cluster, "-c", self._config()], check=True, stdout=self._log, stderr=self._log)
 
     def _config(self) -> str:
         return str(self.folder / "server.properties")
@@ -140,6 +156,32 @@ class Kafka:
             self.process.wait()
         self._log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Cluster:
+    """Three brokers, of which the first is the controller as well and is not to be killed. servers: all three."""
+
+    def __init__(self) -> None:
+        replicated = {
+            "default_replication_factor": "3",
+            "offsets_topic_replication_factor": "3",
+            "transaction_state_log_replication_factor": "3",
+            "transaction_state_log_min_isr": "2",
+            "min_insync_replicas": "2",
+            "replica_lag_time_max_ms": "3000",
+            "broker_session_timeout_ms": "3000",
+        }
+        self.brokers = [Kafka(**replicated)]
+        self.brokers += [Kafka(joining=self.brokers[0], node=node, **replicated) for node in (2, 3)]
+        self.servers = ",".join(broker.servers for broker in self.brokers)
+
+    def start(self) -> None:
+        for one in self.brokers:
+            one.start()
+
+    def stop(self) -> None:
+        for one in self.brokers:
+            one.stop()
 
 
 class Mock:

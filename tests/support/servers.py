@@ -44,9 +44,9 @@ def until(condition: Callable[[], Any], timeout: float = 30, what: str = "the co
         time.sleep(0.02)
 
 
-def create_topic(kafka: str, name: str, partitions: int = 4, **config: str) -> str:
+def create_topic(kafka: str, name: str, partitions: int = 4, copies: int = 1, **config: str) -> str:
     admin = AdminClient({"bootstrap.servers": kafka})
-    topic = NewTopic(name, partitions, 1, config={key.replace("_", "."): value for key, value in config.items()})
+    topic = NewTopic(name, partitions, copies, config={key.replace("_", "."): value for key, value in config.items()})
     for future in admin.create_topics([topic]).values():
         future.result(10)
     until(lambda: len(admin.list_topics(name, timeout=5).topics[name].partitions) == partitions, what=f"topic {name}")

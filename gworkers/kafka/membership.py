@@ -1,0 +1,54 @@
+"""Whether this process may still believe that its partitions are its own.
+
+A process that was stopped for longer than the session time-out (SIGSTOP, a laptop's lid, a machine that was moved) wakes up and finds
+results ready to be sent for partitions that somebody else has had for a while. The broker refuses its commits; nobody refuses its
+results. So before results leave the process, the last sign of life that the group's coordinator has acknowledged must be younger than the
+session time-out; otherwise they wait until it is confirmed or the partitions are known to be lost.
+
+Known for the versions of kafka-python in gworkers.kafka.blocks.KNOWN.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gworkers.kafka import green
+
+#: Seconds between two looks while results wait.
+LOOK = 0.05
+
+
+class Membership:
+    """Asked by whoever sends. All on the hub's thread."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._coordinator = consumer._coordinator
+        self._session = self._coordinator.config["session_timeout_ms"] / 1000
+        self._stable = green.module("kafka.structs").MemberState.STABLE
+        self._sure = True
+
+    def sure(self) -> bool:
+        """Whether results may be sent. While the group is being joined anew it is what it was before, until the membership is known."""
+        coordinator = self._coordinator
+        if coordinator.state == self._stable:
+            beat = coordinator.heartbeat
+            self._sure = time.monotonic() - max(beat.last_receive, beat.last_reset) < self._session
+        elif coordinator._generation.is_lost():
+            self._sure = False
+        return self._sure
+
+    def guard(self, producer: Any) -> None:
+        """Keep the producer's own batches back as well, those that are complete and not yet on their way."""
+        accumulator = producer._accumulator
+        ready = accumulator.ready
+
+        def ready_if_sure(cluster: Any, now: float | None = None) -> Any:
+            return ready(cluster, now=now) if self.sure() else (set(), LOOK, False)
+
+        accumulator.ready = ready_if_sure
+
+    @staticmethod
+    def abandon(producer: Any, error: BaseException) -> None:
+        """Fail all batches that are not yet on their way."""
+        producer._accumulator.abort_undrained_batches(error)
