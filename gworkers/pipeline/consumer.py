@@ -164,7 +164,8 @@ class Consumer:
         removed, an empty partition) are the last."""
         for tp, offset in positions(self._client):
             partition = self.partitions.get(tp)
-            if partition is not None and partition.active:
+            # What was read of a closing partition has been dropped, not handled: its position must not pass it.
+            if partition is not None and partition.active and not partition.closing:
                 partition.offsets.skip_to(offset)
 
     def _poll_once(self, most: int, wait_ms: int) -> dict[Any, list[Any]]:

@@ -48,6 +48,22 @@ def test_a_signal_drains(kafka_servers: str, source: str, output: str, start: An
     assert sorted(int(m.value()) for m in consume(kafka_servers, output)) == list(range(20)), "each once, over both lives"
 
 
+def test_what_is_read_while_it_drains_is_not_committed(kafka_servers: str, source: str, output: str, start: Any) -> None:
+    produce(kafka_servers, source, [(None, b"0")], partition=0)
+    config = configuration(kafka_servers, "app:handle", source, output)
+    server = start(config, app=HELD)
+    server.says("begun")
+    server.signal(signal.SIGTERM)
+    server.says("draining")
+    for number in range(1, 4):  # the poll that was under way brings them
+        produce(kafka_servers, source, [(None, b"%d" % number)] * 3, partition=number)
+    until(lambda: len(consume(kafka_servers, source)) == 10)
+    (server.folder / "go-on").touch()
+    assert server.wait() == 0
+    assert start(config, "--until-idle", "300ms", app=HELD).wait() == 0
+    assert sorted(int(m.value()) for m in consume(kafka_servers, output)) == [0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
 def test_when_the_grace_runs_out_it_says_what_was_left_and_ends_with_1(kafka_servers: str, source: str, output: str, start: Any) -> None:
     produce(kafka_servers, source, [(b"k", b"1")])
     server = start(configuration(kafka_servers, "app:handle", source, output, shutdown={"grace": "500ms"}), app=HELD)
