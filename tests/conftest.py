@@ -37,6 +37,18 @@ def kafka_servers() -> Iterator[str]:
         kafka.stop()
 
 
+@pytest.fixture(scope="session")
+def real_kafka_wanted() -> None:
+    """For tests that start brokers of their own: left out, loudly, where Apache Kafka cannot be had."""
+    try:
+        broker.fetch()
+    except broker.NoKafka as error:
+        if broker.java_is_wanted():
+            pytest.fail(f"CI is set and Apache Kafka cannot be had: {error}")
+        _left_out.append(str(error))
+        pytest.skip("needs Apache Kafka")
+
+
 @pytest.fixture
 def real_kafka(kafka_servers: str) -> str:
     """As kafka_servers, for tests that the embedded broker cannot serve."""

@@ -10,6 +10,7 @@ import click
 import gworkers
 from gworkers.cli.check import check
 from gworkers.cli.config import config
+from gworkers.cli.lag import lag
 from gworkers.cli.run import run
 from gworkers.cli.send import send
 from gworkers.cli.tail import tail
@@ -48,7 +49,7 @@ def gworkers_command() -> None:
     """Concurrent workers between Kafka topics and ordinary synchronous functions."""
 
 
-for command in (run, check, config, send, tail):
+for command in (run, check, config, send, tail, lag):
     gworkers_command.add_command(command)
 
 

@@ -43,15 +43,16 @@ class Clients:
     def consumer(self, **more: Any) -> Any:
         """A KafkaConsumer of the group, which commits nothing by itself."""
         config = self._loaded.config
-        half = max(2**16, config.buffer.bytes // 2)
-        return self._make(
+        part = max(2**16, config.buffer.bytes // 8)
+        consumer = self._make(
             "KafkaConsumer",
             {
                 **self._common(),
                 "group_id": config.kafka.group,
                 "auto_offset_reset": "earliest",  # a new group begins with what is there: nothing is lost by being late
-                "fetch_max_bytes": min(50 * 2**20, half),
-                "max_partition_fetch_bytes": min(2**20, half),
+                # With kafka-python's 50 MiB and 1 MiB what has been fetched and not handed out takes more memory than the whole buffer.
+                "fetch_max_bytes": min(4 * 2**20, part),
+                "max_partition_fetch_bytes": min(2**18, part),
                 "partition_assignment_strategy": [options.assignor("cooperative-sticky")],
                 **options.given(self._loaded, "consumer"),
                 "group_instance_id": self._instance(),
@@ -59,6 +60,9 @@ class Clients:
                 **more,
             },
         )
+        if blocks.known():
+            mends.hand_out_what_was_parked(consumer)
+        return consumer
 
     def _instance(self) -> str | None:
         name = self._loaded.config.kafka.group_instance_id

@@ -38,6 +38,10 @@ class Membership:
             self._sure = False
         return self._sure
 
+    def fenced(self) -> bool:
+        """Whether another process has joined under this one's group_instance_id: kafka-python stops its heartbeats then, and says nothing."""
+        return self._coordinator.state == self._stable and not self._coordinator._heartbeat_enabled
+
     def guard(self, producer: Any) -> None:
         """Keep the producer's own batches back as well, those that are complete and not yet on their way."""
         accumulator = producer._accumulator

@@ -32,3 +32,22 @@ def survive_refusals(producer: Any) -> None:
         return manager.ERROR_CLASS_RETRIABLE  # which is, at this point: fail the batch and nothing else
 
     manager.classify_batch_error = classify_batch_error
+
+
+def hand_out_what_was_parked(consumer: Any) -> None:
+    """A partition that was paused and resumed must be read on.
+
+    kafka-python 3.0 parks what it has fetched of a paused partition, and takes it up again only while it has no batch in hand. A batch
+    that has been handed out to its end stays in hand until another one comes, and where all that is left is parked, none ever comes.
+
+    Seen by: test_a_stuck_lane_does_not_starve_other_partitions_of_the_buffer.
+    """
+    fetcher = consumer._fetcher
+    fetched = fetcher.fetched_records
+
+    def fetched_records(*args: Any, **kwargs: Any) -> Any:
+        if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
+            fetcher._next_partition_records = None
+        return fetched(*args, **kwargs)
+
+    fetcher.fetched_records = fetched_records

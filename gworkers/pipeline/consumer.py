@@ -21,6 +21,7 @@ from gevent.lock import Semaphore
 from gworkers.errors import FatalError, GworkersError, UnavailableError
 from gworkers.kafka import blocks
 from gworkers.kafka.clients import positions
+from gworkers.kafka.membership import Membership
 from gworkers.pipeline.committer import Committer
 from gworkers.pipeline.dead_letters import one_line
 from gworkers.pipeline.job import Job
@@ -42,6 +43,11 @@ POLL_WAIT_MS = 500
 FULL_WAIT = 0.1
 #: A hole between offsets that is looked into: compaction and transactions make smaller ones all the time.
 JUMP = 10_000
+
+FENCED = (
+    "another process has joined the group under this one's kafka.group_instance_id, and this one is out; "
+    "give each process a name of its own, with %(host)s or a variable"
+)
 
 
 class Consumer:
@@ -79,6 +85,7 @@ class Consumer:
         self._greenlets: list[gevent.Greenlet] = []
         self._lean = blocks.known()
         self._trouble: str | None = None
+        self._membership = Membership(client) if self._lean else None
         self._paused: set[Any] = set()  # what kafka-python has been told to pause
         self.partitions: dict[Any, Partition] = {}  # by kafka-python's TopicPartition
         self.shares = Shares(buffer)
@@ -143,6 +150,8 @@ class Consumer:
                 gevent.sleep(0)
                 continue
             self._catch_up()
+            if self._membership is not None and self._membership.fenced():
+                raise UnavailableError(FENCED)
             if not most:
                 self._room.clear()
                 self._room.wait(FULL_WAIT)
@@ -187,7 +196,9 @@ class Consumer:
         name = type(error).__name__
         if name in ("GroupAuthorizationFailedError", "TopicAuthorizationFailedError", "ClusterAuthorizationFailedError"):
             raise UnavailableError(f"Kafka refuses this client: {one_line(error)}; give it the right to, or change kafka.client") from error
-        if name in ("InvalidGroupIdError", "FencedInstanceIdError", "InconsistentGroupProtocolError", "InvalidSessionTimeoutError"):
+        if name == "FencedInstanceIdError":
+            raise UnavailableError(FENCED) from error
+        if name in ("InvalidGroupIdError", "InconsistentGroupProtocolError", "InvalidSessionTimeoutError"):
             raise UnavailableError(f"the group refuses this member: {one_line(error)}; look at kafka.group and kafka.consumer") from error
         if name in ("NoOffsetForPartitionError", "OffsetOutOfRangeError"):
             raise FatalError(

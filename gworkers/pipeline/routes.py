@@ -33,7 +33,6 @@ class Route:
         self.name = name
         self.config = config
         self.handle = handle
-        self.pattern = re.compile(config.pattern) if config.pattern else None
         self.lane_of = _LANES[config.order]
         self.block_size = 1
         self.handler_time = 0.0  # seconds a message, smoothed
@@ -42,13 +41,18 @@ class Route:
 
     def consumes(self, topic: str) -> bool:
         """Whether messages of ``topic`` take this route."""
-        return topic in self.config.topics or bool(self.pattern and self.pattern.match(topic))
+        return matches(self.config, topic)
 
     def measured(self, busy: float, count: int) -> None:
         """Note that ``count`` messages took ``busy`` seconds, and choose how many the next hop takes along."""
         each = busy / count
         self.handler_time = time = each if not self.handler_time else self.handler_time + 0.2 * (each - self.handler_time)
         self.block_size = HOP_MESSAGES if time * HOP_MESSAGES <= HOP else max(1, int(HOP / time))
+
+
+def matches(route: schema.Route, topic: str) -> bool:
+    """Whether messages of ``topic`` take this route: it is named, or the pattern matches from its beginning, as Kafka's own do."""
+    return topic in route.topics or bool(route.pattern and re.match(route.pattern, topic))
 
 
 _LANES: dict[str, Callable[[Job], Any] | None] = {

@@ -35,7 +35,7 @@ def file(kafka_servers: str, source: str, output: str, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [(), ("run",), ("check",), ("config",), ("send",), ("tail",)])
+@pytest.mark.parametrize("command", [(), ("run",), ("check",), ("config",), ("send",), ("tail",), ("lag",)])
 def test_every_command_explains_itself_with_examples(command: tuple[str, ...]) -> None:
     done = gworkers(*command, "--help")
     assert done.returncode == 0

@@ -1,0 +1,106 @@
+"""``gworkers lag``: how far the group has got, and with ``--map`` which messages hold it up."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gworkers.cli.common import clients_of, configured, examples
+from gworkers.config.load import Loaded
+from gworkers.errors import UnavailableError
+from gworkers.kafka import green
+from gworkers.pipeline import offset_map
+from gworkers.pipeline.routes import matches
+
+#: How many unfinished offsets of a partition are listed with --map.
+LISTED = 20
+
+
+@click.command(
+    epilog=examples("gworkers lag -c conf/app.yaml", "gworkers lag -c conf/app.yaml --map", "gworkers lag -c conf/app.yaml --json")
+)
+@configured
+@click.option("--map", "with_map", is_flag=True, help="List the offsets that are unfinished while later ones are finished, and their age.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a partition.")
+def lag(file: Path, overrides: tuple[str, ...], with_map: bool, as_json: bool) -> None:
+    """Show, for each partition, what the group has committed, how many messages are left, and how many beyond are finished."""
+    loaded, clients = clients_of(file, overrides)
+    consumer = clients.consumer()
+    try:
+        rows = [_row(consumer, tp, with_map) for tp in _partitions(consumer, loaded)]
+    except green.module("kafka.errors").KafkaError as error:
+        raise UnavailableError(f"the lag of {loaded.config.kafka.group} cannot be read: {error}") from error
+    finally:
+        consumer.close(autocommit=False)
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    click.echo(f"{'TOPIC':<30} {'PARTITION':>9} {'COMMITTED':>12} {'END':>12} {'LEFT':>10} {'FINISHED AHEAD':>15}")
+    for row in rows:
+        committed = "-" if row["committed"] is None else row["committed"]
+        click.echo(f"{row['topic']:<30} {row['partition']:>9} {committed:>12} {row['end']:>12} {row['left']:>10} {row['ahead']:>15}")
+        if row["metadata"] is not None:
+            click.echo(f"  its metadata is no map of finished offsets: {row['metadata']}")
+        for offset, age in row["unfinished"]:
+            told = "gone from Kafka" if age is None else f"{age:,.1f} s old"
+            click.echo(f"  {row['partition']}@{offset} unfinished, {told}")
+        if row["more"]:
+            click.echo(f"  and {row['more']:,} more")
+
+
+def _partitions(consumer: Any, loaded: Loaded) -> list[Any]:
+    structs = green.module("kafka.structs")
+    topics = sorted(topic for topic in consumer.topics() if any(matches(route, topic) for route in loaded.config.routes.values()))
+    if not topics:
+        raise UnavailableError("none of the routes' topics exists")
+    return [structs.TopicPartition(topic, number) for topic in topics for number in sorted(consumer.partitions_for_topic(topic) or ())]
+
+
+def _row(consumer: Any, tp: Any, with_map: bool) -> dict[str, Any]:
+    committed = consumer.committed(tp, metadata=True)
+    end = consumer.end_offsets([tp])[tp]
+    begin = consumer.beginning_offsets([tp])[tp]
+    row: dict[str, Any] = {
+        "topic": tp.topic,
+        "partition": tp.partition,
+        "committed": None if committed is None else committed.offset,
+        "end": end,
+        "left": end - begin,
+        "ahead": 0,
+        "metadata": None,
+        "unfinished": [],
+        "more": 0,
+    }
+    if committed is None:
+        return row
+    row["left"] = max(0, end - max(begin, committed.offset))
+    try:
+        found = offset_map.decode(committed.offset, committed.metadata or "")
+    except offset_map.ForeignMetadataError as error:
+        row["metadata"] = str(error)
+        return row
+    if found is not None:
+        row["ahead"] = found.end - committed.offset - len(found.unfinished)
+        row["left"] = max(0, row["left"] - row["ahead"])
+        if with_map:
+            listed = found.unfinished[:LISTED]
+            row["unfinished"] = [(offset, _age(consumer, tp, offset)) for offset in listed]
+            row["more"] = len(found.unfinished) - len(listed)
+    return row
+
+
+def _age(consumer: Any, tp: Any, offset: int) -> float | None:
+    """Seconds since the message at ``offset`` was written; None when it is not there any more."""
+    consumer.assign([tp])
+    consumer.seek(tp, offset)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        for records in consumer.poll(timeout_ms=500, max_records=1).values():
+            first = records[0]
+            return round(time.time() - first.timestamp / 1000, 1) if first.offset == offset else None
+    return None
