@@ -39,7 +39,7 @@ class Membership:
         return self._sure
 
     def fenced(self) -> bool:
-        """Whether another process has joined under this one's group_instance_id: kafka-python stops its heartbeats then, and says nothing."""
+        """Whether another process has joined under this one's group_instance_id. kafka-python stops its heartbeats then, without a word."""
         return self._coordinator.state == self._stable and not self._coordinator._heartbeat_enabled
 
     def guard(self, producer: Any) -> None:

@@ -291,15 +291,9 @@ class Consumer:
     # -- figures
 
     def lag(self) -> int | None:
-        """Messages between what is finished and the end of the partitions; None until all ends are known."""
-        total = 0
-        for tp, partition in self.partitions.items():
-            highwater = self._client.highwater(tp)
-            position = partition.offsets.position
-            if highwater is None or position is None:
-                return None
-            total += max(0, highwater - position)
-        return total
+        """Messages that are not finished, read or not; None until all ends are known."""
+        backlog = self.backlog()
+        return None if backlog is None else backlog + sum(len(partition.offsets) for partition in self.partitions.values())
 
     def backlog(self) -> int | None:
         """Messages in Kafka that have not been read; None until all ends are known."""

@@ -126,8 +126,9 @@ class Pipeline:
             self._stop_for(job, f"{dead_letters.one_line(error)}, and the route has no dead_letter topic to put it")
             return
         log.warning(
-            "failed for good after %d attempts and goes to %s: %s",
+            "failed for good after %d attempt%s and goes to %s: %s",
             job.attempt,
+            "s" if job.attempt > 1 else "",
             topic,
             dead_letters.one_line(error),
             extra=log_context.about(job),

@@ -86,6 +86,11 @@ class Workers:
         """The jobs in the hands of the executor."""
         return [job for block in self._blocks for job in block.unfinished]
 
+    @property
+    def handling(self) -> int:
+        """How many handlers run at this moment; what else is in the hands of the executor waits for its turn."""
+        return sum(block.slot is not None for block in self._blocks)
+
     def _most(self, partition: Partition) -> int:
         return partition.route.block_size
 

@@ -82,13 +82,13 @@ class Admin:
             ("fenced_messages_total", "counter", "Completions that came after their partition was revoked.", stats.fenced),
             ("commits_total", "counter", "Commits of offsets.", stats.commits),
             ("handler_seconds_total", "counter", "Time spent in handlers.", round(stats.busy, 3)),
-            ("running_messages", "gauge", "Messages in the hands of handlers.", stats.running),
+            ("running_messages", "gauge", "Messages in the hands of handlers.", pipeline.workers.handling),
             ("waiting_messages", "gauge", "Messages read and not begun.", pipeline.scheduler.waiting),
             ("waiting_retries", "gauge", "Messages waiting for another attempt.", len(pipeline.retries)),
             ("buffered_messages", "gauge", "Messages read and not settled.", pipeline.buffer.messages),
             ("buffered_bytes", "gauge", "Bytes of messages read and not settled, and of their results.", pipeline.buffer.bytes),
             ("assigned_partitions", "gauge", "Partitions assigned to this process.", len(pipeline.consumer.partitions)),
-            ("lag_messages", "gauge", "Messages between what is finished and the end of the partitions.", lag),
+            ("lag_messages", "gauge", "Messages that are not finished, read or not.", lag),
         ]
         lines = []
         for name, kind, told, value in rows:

@@ -54,12 +54,14 @@ class Progress:
         pipeline = self._pipeline
         stats = pipeline.stats
         lag = pipeline.consumer.lag()
+        running = pipeline.workers.handling
+        waiting = pipeline.scheduler.waiting + len(pipeline.retries) + stats.running - running
         return " · ".join(
             (
                 f"done {stats.done:,}",
                 f"{self._rate:,.0f}/s",
-                f"running {stats.running:,}",
-                f"waiting {pipeline.scheduler.waiting + len(pipeline.retries):,}",
+                f"running {running:,}",
+                f"waiting {max(0, waiting):,}",
                 f"retried {stats.retried:,}",
                 f"dead-lettered {stats.dead_lettered:,}",
                 f"lag {lag:,}" if lag is not None else "lag ?",
