@@ -62,6 +62,7 @@ class Clients:
         )
         if blocks.known():
             mends.hand_out_what_was_parked(consumer)
+            mends.finish_the_join(consumer)
         return consumer
 
     def _instance(self) -> str | None:

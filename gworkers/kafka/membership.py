@@ -18,6 +18,9 @@ from gworkers.kafka import green
 #: Seconds between two looks while results wait.
 LOOK = 0.05
 
+#: The longest that one attempt to join the group may take, in milliseconds: others may take their time to let go of partitions.
+JOIN_MS = 30_000
+
 
 class Membership:
     """Asked by whoever sends. All on the hub's thread."""
@@ -33,10 +36,19 @@ class Membership:
         coordinator = self._coordinator
         if coordinator.state == self._stable:
             beat = coordinator.heartbeat
-            self._sure = time.monotonic() - max(beat.last_receive, beat.last_reset) < self._session
+            # From when the last acknowledged heartbeat was sent: its answer may have lain in the socket while this process was stopped.
+            acknowledged = max(min(beat.last_send, beat.last_receive), beat.last_reset)
+            self._sure = time.monotonic() - acknowledged < self._session
         elif coordinator._generation.is_lost():
             self._sure = False
         return self._sure
+
+    def join(self) -> None:
+        """Join the group anew, if that is needed. Blocks, for JOIN_MS at the most: a ``poll()`` gives up a join sooner, and one that is
+        done when nobody waits for it is begun again, which makes the whole group rebalance once more."""
+        coordinator = self._coordinator
+        if coordinator.rejoining or coordinator.need_rejoin():
+            coordinator.poll(timeout_ms=JOIN_MS)
 
     def fenced(self) -> bool:
         """Whether another process has joined under this one's group_instance_id. kafka-python stops its heartbeats then, without a word."""

@@ -51,3 +51,19 @@ def hand_out_what_was_parked(consumer: Any) -> None:
         return fetched(*args, **kwargs)
 
     fetcher.fetched_records = fetched_records
+
+
+def finish_the_join(consumer: Any) -> None:
+    """A join that has begun must be seen through.
+
+    A ``poll()`` whose time is up in the middle of a join returns, and kafka-python 3.0 is to go on with the next one. But when the leader
+    of the group joined because a topic has grown, it sees no more reason to join then, takes no notice of what it was assigned, sends
+    no heartbeats, and is thrown out of the group without knowing.
+
+    Seen by: the chaos rounds "partitions added".
+    """
+    coordinator = consumer._coordinator
+    if coordinator is None:
+        return
+    need_rejoin = coordinator.need_rejoin
+    coordinator.need_rejoin = lambda: coordinator._join_task is not None or need_rejoin()

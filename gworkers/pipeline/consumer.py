@@ -117,16 +117,22 @@ class Consumer:
         for partition in list(self.partitions.values()):
             self._withdraw(partition)
 
-    def stop(self, timeout: float) -> None:
-        """Commit what is finished, leave the group and close the client. Blocks up to about ``timeout`` seconds."""
+    def stop(self, timeout: float) -> bool:
+        """Commit what is finished, leave the group and close the client. Blocks up to about ``timeout`` seconds.
+
+        True when all of it is committed. While the group rebalances it takes no commits, so polling goes on until it has.
+        """
+        deadline = time.monotonic() + timeout
+        while not (committed := self.committer.commit(1.0)) and time.monotonic() < deadline and not self._greenlets[0].dead:
+            gevent.sleep(0.05)
         for greenlet in self._greenlets:
             greenlet.kill(block=False)
-        self.committer.commit(timeout)
         for partition in list(self.partitions.values()):
             self._fence(partition)
         self.rebalance.grace = 0.0
         with self._poll_guard:
             self._client.close(autocommit=False, timeout_ms=int(timeout * 1000))
+        return committed
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         try:
@@ -181,6 +187,8 @@ class Consumer:
         try:
             with self._poll_guard:
                 self.last_poll = time.monotonic()
+                if self._membership is not None:
+                    self._membership.join()
                 found: dict[Any, list[Any]] = self._client.poll(timeout_ms=wait_ms, max_records=most)
         except Exception as error:
             self._poll_failed(error)

@@ -225,10 +225,11 @@ class Pipeline:
         """Nothing is in the process and nothing waits in Kafka."""
         return not self.buffer.messages and bool(self.consumer.partitions) and self.consumer.backlog() == 0
 
-    def stop(self, timeout: float) -> None:
-        """Stop in the order of the way: commit what is settled, leave the group, close the producer. Blocks."""
+    def stop(self, timeout: float) -> bool:
+        """Stop in the order of the way: commit what is settled, leave the group, close the producer. Blocks; True when all is committed."""
         self.workers.kill()
         self.retries.stop()
-        self.consumer.stop(timeout)
+        committed = self.consumer.stop(timeout)
         self.producer.stop(timeout)
         self.executor.stop()
+        return committed

@@ -89,6 +89,7 @@ class Server:
         self._stop_asked = Event()
         self._error: BaseException | None = None
         self._signals = 0
+        self._committed = True
         self._embedded: embedded.Embedded | None = None
         self._admin: Admin | None = None
         self._progress: Progress | None = None
@@ -228,7 +229,7 @@ class Server:
                 part.stop()
         if self.pipeline is not None:
             try:
-                self.pipeline.stop(CLOSING)
+                self._committed = self.pipeline.stop(CLOSING)
             except Exception as error:
                 log.warning("closing the connections to Kafka failed: %s: %s", type(error).__name__, error)
         if self._admin is not None:
@@ -251,6 +252,9 @@ class Server:
         done = stats.done if stats is not None else 0
         if unsettled:
             log.warning("stopped with %d messages unsettled, they will be delivered again; %s done", unsettled, f"{done:,}")
+            return int(Exit.UNSETTLED)
+        if not self._committed:
+            log.warning("stopped: %s done, and the last of them could not be committed; they will be delivered again", f"{done:,}")
             return int(Exit.UNSETTLED)
         log.info("stopped: %s done, everything settled", f"{done:,}")
         return int(Exit.OK)

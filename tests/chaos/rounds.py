@@ -62,12 +62,13 @@ class Verdict:
     zombie: int = 0
     pause: float = 0.0
     allowed_twice: int | None = 0  # None: as many as the fault may cause
+    allowed_zombie: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
         twice = self.allowed_twice is None or self.twice <= self.allowed_twice
-        return not self.lost and not self.disorder and not self.zombie and not self.notes and twice
+        return not self.lost and not self.disorder and self.zombie <= self.allowed_zombie and not self.notes and twice
 
 
 class Load:
@@ -225,7 +226,7 @@ class Round:
             server.signal(signal.SIGTERM)
         for server in alive:
             status = server.wait(60)
-            if status:
+            if status and "assigned: " in server.log:  # one that was asked to stop while it was starting has nothing to settle
                 self.verdict.notes.append(f"a server ended with {status}")
         self._judge(wanted)
         return self.verdict
@@ -313,6 +314,8 @@ def sigterm(world: World, seed: int, times: int = 3) -> Verdict:
 def sigstop(world: World, seed: int, times: int = 1) -> Verdict:
     """A server is stopped for longer than its session and wakes up as a zombie."""
     this = Round(world, "SIGSTOP", seed, servers=world.single.servers)
+    # One request may be between kafka-python and the socket when the process is stopped, where nothing can hold it back.
+    this.verdict.allowed_zombie = times * this.concurrency
     this.verdict.allowed_twice = times * (this.concurrency + int(0.5 * this.concurrency / 0.017))
     try:
         servers = [this.start(), this.start()]
