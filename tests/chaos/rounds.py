@@ -93,6 +93,7 @@ class Load:
         self._stop = threading.Event()
         self.sent = 0
         self.large: set[int] = set()
+        self.refused: list[str] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -107,16 +108,21 @@ class Load:
                 if self._draw.random() < self._large:
                     value["large"] = True
                     self.large.add(self.sent)
-                self._producer.produce(self._topic, json.dumps(value).encode(), key.encode())
+                self._producer.produce(self._topic, json.dumps(value).encode(), key.encode(), on_delivery=self._delivered)
                 self.sent += 1
             self._producer.poll(0)
             self._stop.wait(0.01)
+
+    def _delivered(self, error: Any, message: Any) -> None:
+        if error is not None:
+            self.refused.append(str(error))
 
     def stop(self) -> int:
         """How many messages were sent, all of them acknowledged."""
         self._stop.set()
         self._thread.join()
         assert self._producer.flush(120) == 0, "the load could not be sent"
+        assert not self.refused, f"of the load {len(self.refused)} messages were refused: {self.refused[0]}"
         return self.sent
 
 
