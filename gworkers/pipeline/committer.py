@@ -12,7 +12,6 @@ from typing import Any
 
 import gevent
 
-from gworkers.errors import GworkersError
 from gworkers.kafka import green
 from gworkers.pipeline.dead_letters import one_line
 from gworkers.pipeline.partition import Partition
@@ -53,7 +52,7 @@ class Committer:
         self.succeeded(made)
         return True
 
-    async def commit_revoked(self, partitions: Iterable[Partition]) -> GworkersError | Exception | None:
+    async def commit_revoked(self, partitions: Iterable[Partition]) -> Exception | None:
         """Commit from inside a rebalance, where ``commit`` would block; what stood in the way, or None."""
         for _ in range(2):
             made = self.make(partitions)

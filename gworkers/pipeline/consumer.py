@@ -85,7 +85,7 @@ class Consumer:
         self._greenlets: list[gevent.Greenlet] = []
         self._lean = blocks.known()
         self._trouble: str | None = None
-        self._membership = Membership(client) if self._lean else None
+        self.membership = Membership(client) if self._lean else None  # the producer asks it as well
         self._paused: set[Any] = set()  # what kafka-python has been told to pause
         self.partitions: dict[Any, Partition] = {}  # by kafka-python's TopicPartition
         self.shares = Shares(buffer)
@@ -156,7 +156,7 @@ class Consumer:
                 gevent.sleep(0)
                 continue
             self._catch_up()
-            if self._membership is not None and self._membership.fenced():
+            if self.membership is not None and self.membership.fenced():
                 raise UnavailableError(FENCED)
             if not most:
                 self._room.clear()
@@ -187,8 +187,8 @@ class Consumer:
         try:
             with self._poll_guard:
                 self.last_poll = time.monotonic()
-                if self._membership is not None:
-                    self._membership.join()
+                if self.membership is not None:
+                    self.membership.join()
                 found: dict[Any, list[Any]] = self._client.poll(timeout_ms=wait_ms, max_records=most)
         except Exception as error:
             self._poll_failed(error)

@@ -46,25 +46,15 @@ class OffsetMap:
 # ------------------------------------------------------------------------------------------------------------- bits
 
 
-class _Bits:
-    """A growing string of bits, the first bit of a byte being its highest."""
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-
-    def rice(self, values: Sequence[int], k: int) -> None:
-        """Each value as value >> k ones, a zero, and its k low bits."""
-        form = f"0{k}b"
-        low = (1 << k) - 1
-        if k:
-            self._parts += [f"{'1' * (value >> k)}0{value & low:{form}}" for value in values]
-        else:
-            self._parts += ["1" * value + "0" for value in values]
-
-    def done(self) -> bytes:
-        text = "".join(self._parts)
-        size = -(-len(text) // 8)
-        return int(text.ljust(size * 8, "0") or "0", 2).to_bytes(size, "big")
+def _rice(values: Sequence[int], k: int) -> bytes:
+    """Each value as value >> k ones, a zero, and its k low bits; the first bit of a byte is its highest."""
+    if k:
+        form, low = f"0{k}b", (1 << k) - 1
+        text = "".join([f"{'1' * (value >> k)}0{value & low:{form}}" for value in values])
+    else:
+        text = "".join(["1" * value + "0" for value in values])
+    size = -(-len(text) // 8)
+    return int(text.ljust(size * 8, "0") or "0", 2).to_bytes(size, "big")
 
 
 def _unrice(data: bytes, k: int, count: int) -> Iterator[int]:
@@ -138,9 +128,7 @@ def _runs(unfinished: Sequence[int], span: int) -> list[int]:
 
 def _rice_payload(values: Sequence[int]) -> bytes:
     k = _best_k(sum(values), len(values))
-    bits = _Bits()
-    bits.rice(values, k)
-    return bytes((k,)) + _varint(len(values)) + bits.done()
+    return bytes((k,)) + _varint(len(values)) + _rice(values, k)
 
 
 def _bit_set(unfinished: Sequence[int], span: int) -> bytes:

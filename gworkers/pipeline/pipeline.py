@@ -68,7 +68,7 @@ class Pipeline:
             lost=self.producer.abandon,
             fatal=fatal,
         )
-        self.producer.guard(consumer)
+        self.producer.guard(self.consumer.membership)
 
     # -- the way of a job
 

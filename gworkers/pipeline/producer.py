@@ -133,11 +133,11 @@ class Producer:
                 topic.waiting = [(row, job) for row, job in topic.waiting if keep(job)]
         return dropped
 
-    def guard(self, consumer: Any) -> None:
-        """Send only while ``consumer`` may believe that its partitions are its own."""
-        if self._blocks is not None:
-            self._membership = Membership(consumer)
-            self._membership.guard(self._client)
+    def guard(self, membership: Membership | None) -> None:
+        """Send only while the consumer may believe that its partitions are its own."""
+        self._membership = membership
+        if membership is not None:
+            membership.guard(self._client)
 
     def abandon(self) -> None:
         """The partitions have been lost: drop what is not yet on its way."""

@@ -54,7 +54,6 @@ class Rebalance:
         self._after_loss = lost
         self._foreign: set[str] = set()  # what has been said about metadata
         self.grace = grace
-        self.assignments = 0  # rebalances that ended with an assignment
 
     async def revoked(self, tps: Iterable[Any]) -> None:
         partitions = self._ours(tps)
@@ -93,7 +92,6 @@ class Rebalance:
             if found is not None and found.offset >= 0:
                 self._begin_at(partition, found.offset, found.metadata)
             added.append(partition)
-        self.assignments += 1
         if added:
             log.info("assigned: %s", names(added))
 

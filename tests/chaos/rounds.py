@@ -197,6 +197,13 @@ class Round:
     def ready(self, server: Running) -> None:
         server.says("assigned: ", 60)
 
+    def pair(self) -> list[Running]:
+        """Two servers of the group, both with partitions."""
+        servers = [self.start(), self.start()]
+        for server in servers:
+            self.ready(server)
+        return servers
+
     @contextmanager
     def load(self, **options: Any) -> Any:
         load = Load(self.direct, self.source, self.verdict.seed, **options)
@@ -277,9 +284,7 @@ def sigkill(world: World, seed: int, times: int = 3) -> Verdict:
     # What was finished since the last commit (0.2 s, and the time a commit takes), what was running, in one server at its fastest.
     this.verdict.allowed_twice = times * (this.concurrency + int(0.5 * this.concurrency / 0.017))
     try:
-        servers = [this.start(), this.start()]
-        for server in servers:
-            this.ready(server)
+        servers = this.pair()
         with this.load():
             for _ in range(times):
                 this.sleep(0.5, 2.0)
@@ -299,9 +304,7 @@ def sigterm(world: World, seed: int, times: int = 3) -> Verdict:
     """Servers are asked to stop under load, as in a rolling restart."""
     this = Round(world, "SIGTERM", seed, servers=world.single.servers)
     try:
-        servers = [this.start(), this.start()]
-        for server in servers:
-            this.ready(server)
+        servers = this.pair()
         with this.load():
             for _ in range(times):
                 this.sleep(0.5, 2.0)
@@ -324,9 +327,7 @@ def sigstop(world: World, seed: int, times: int = 1) -> Verdict:
     this.verdict.allowed_zombie = times * this.concurrency
     this.verdict.allowed_twice = times * (this.concurrency + int(0.5 * this.concurrency / 0.017))
     try:
-        servers = [this.start(), this.start()]
-        for server in servers:
-            this.ready(server)
+        servers = this.pair()
         with this.load():
             for _ in range(times):
                 this.sleep(1.0, 2.0)
@@ -350,8 +351,7 @@ def broker_killed(world: World, seed: int) -> Verdict:
     this = Round(world, "broker killed", seed, servers=world.single.servers)
     this.verdict.allowed_twice = None
     try:
-        for server in (this.start(), this.start()):
-            this.ready(server)
+        this.pair()
         with this.load():
             this.sleep(1.0, 2.0)
             world.single.kill()
@@ -371,8 +371,7 @@ def leader_moved(world: World, seed: int) -> Verdict:
     this.verdict.allowed_twice = None
     victim = cluster.brokers[this.draw.choice((1, 2))]
     try:
-        for server in (this.start(), this.start()):
-            this.ready(server)
+        this.pair()
         with this.load():
             this.sleep(1.0, 2.0)
             victim.kill()
@@ -392,8 +391,7 @@ def bad_network(world: World, seed: int, times: int = 3) -> Verdict:
     this.verdict.allowed_twice = None
     proxy = world.proxy
     try:
-        for server in (this.start(), this.start()):
-            this.ready(server)
+        this.pair()
         with this.load():
             for _ in range(times):
                 this.sleep(0.5, 1.5)
@@ -421,9 +419,7 @@ def storm(world: World, seed: int, seconds: float = 12) -> Verdict:
     """Members join and leave each second."""
     this = Round(world, "rebalance storm", seed, servers=world.single.servers, partitions=8)
     try:
-        servers = [this.start(), this.start()]
-        for server in servers:
-            this.ready(server)
+        servers = this.pair()
         with this.load():
             ends = time.monotonic() + seconds
             while time.monotonic() < ends:
@@ -519,8 +515,7 @@ def partitions_added(world: World, seed: int) -> Verdict:
     this = Round(world, "partitions added", seed, servers=world.single.servers)
     admin = AdminClient({"bootstrap.servers": this.direct})
     try:
-        for server in (this.start(), this.start()):
-            this.ready(server)
+        this.pair()
         with this.load():
             this.sleep(1.0, 2.0)
             admin.create_partitions([NewPartitions(this.source, 8)])[this.source].result(10)
