@@ -39,6 +39,12 @@ class FatalError(GworkersError):
     status = Exit.INTERNAL
 
 
+class BreakerError(GworkersError):
+    """More messages fail for good than ``dead_letters.stop_above`` allows."""
+
+    status = Exit.BREAKER
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with the configuration.
@@ -68,24 +74,32 @@ class ConfigError(GworkersError):
 
 
 class MessageError(Exception):
-    """A message that cannot be handled, for a reason of its own; ``retriable`` says whether trying again can help."""
+    """A message that cannot be handled, for a ``reason`` of its own; ``retriable`` says whether trying again can help."""
 
     retriable = False
+    reason = "failed"
 
 
 class DecodeError(MessageError):
     """The value is not what ``decode`` says."""
 
+    reason = "undecodable"
+
 
 class EncodeError(MessageError):
     """What the handler returned cannot be encoded as ``encode`` says, or has no topic to go to."""
 
+    reason = "unencodable"
+
 
 class RecordTooLargeError(MessageError):
     """A result is larger than the producer may send."""
+
+    reason = "too-large"
 
 
 class SendError(MessageError):
     """The broker refused a result for good."""
 
     retriable = True
+    reason = "refused"

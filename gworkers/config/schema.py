@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from gworkers.config.units import Duration, Size
+from gworkers.config.units import AmountText, Duration, Size
 
 
 def later(default: Any = None, **kwargs: Any) -> Any:
@@ -111,6 +111,17 @@ class Retry(Section):
         [], description="Exceptions that no further attempt can help.", examples=[["shop.errors:UnknownProduct"]]
     )
     topics: list[Duration] = later([], description="Durable retries: the waits, each with a topic of its own.", examples=[["1m", "10m"]])
+
+
+class DeadLetters(Section):
+    """When too many messages fail for good."""
+
+    stop_above: AmountText | None = Field(
+        None,
+        description="More dead letters in this time end the process with status 65, and the message that was one too many stays where it "
+        "is: a bad release does not empty the topic.",
+        examples=["100 in 1m"],
+    )
 
 
 class Batch(Section):
@@ -272,6 +283,7 @@ class Config(Section):
         "at-least-once", description="What holds after a crash.", examples=["at-least-once"]
     )
     routes: dict[RouteName, Route] = Field(min_length=1, description="From topics to handlers, each with a name.")
+    dead_letters: DeadLetters = Field(DeadLetters(), description="When too many messages fail for good.")
     admin: Admin = Field(Admin(), description="Health and metrics over HTTP.")
     shutdown: Shutdown = Field(Shutdown(), description="Stopping.")
     logging: Logging = Field(Logging(), description="How the process talks.")

@@ -1,11 +1,12 @@
-"""Durations and sizes as people write them: ``250ms``, ``30s``, ``5m``; ``512KiB``, ``64MiB``, ``1GB``."""
+"""Quantities as people write them: ``250ms``, ``30s``, ``5m``; ``512KiB``, ``64MiB``, ``1GB``; ``100/s``; ``100 in 1m``."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {
@@ -46,6 +47,54 @@ def parse_size(value: Any) -> int:
     raise ValueError("a size is wanted, such as 512KiB, 64MiB or 1GB, or a number of bytes")
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many a second, and how many may come at once after a quiet time."""
+
+    per_second: float
+    burst: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """So many within so many seconds."""
+
+    count: int
+    seconds: float
+
+
+_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(s|m|h|d)(?:\s+burst\s+(\d+))?\s*")
+_AMOUNT = re.compile(r"\s*(\d+)\s+in\s+(\S+)\s*")
+
+
+def parse_rate(value: Any) -> Rate:
+    """A Rate from ``100/s``, ``30/m`` or ``100/s burst 20``; without a burst it is what one second allows, 1 at least."""
+    if isinstance(value, Rate):
+        return value
+    if isinstance(value, str) and (match := _RATE.fullmatch(value)) and float(match[1]) > 0:
+        per_second = float(match[1]) / _SECONDS[match[2]]
+        burst = int(match[3]) if match[3] is not None else max(1, int(per_second))
+        if burst > 0:
+            return Rate(per_second, burst, " ".join(value.split()))
+    raise ValueError("a rate is wanted, such as 100/s, 30/m or 100/s burst 20")
+
+
+def parse_amount(value: Any) -> Amount:
+    """An Amount from ``100 in 1m``."""
+    if isinstance(value, Amount):
+        return value
+    if isinstance(value, str) and (match := _AMOUNT.fullmatch(value)):
+        seconds = parse_duration(match[2])
+        if seconds > 0:
+            return Amount(int(match[1]), seconds)
+    raise ValueError("a number in a time is wanted, such as 100 in 1m")
+
+
+def format_amount(amount: Amount) -> str:
+    return f"{amount.count} in {format_duration(amount.seconds)}"
+
+
 def format_duration(seconds: float) -> str:
     """The shortest spelling that parse_duration reads back: 0.25 → ``250ms``, 90 → ``90s``, 300 → ``5m``."""
     if seconds == 0:
@@ -76,4 +125,16 @@ Size = Annotated[
     BeforeValidator(parse_size),
     PlainSerializer(format_size, return_type=str),
     Field(json_schema_extra={"type": ["string", "integer"], "x-kind": "size"}),
+]
+RateText = Annotated[
+    Rate,
+    BeforeValidator(parse_rate),
+    PlainSerializer(lambda rate: rate.text, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?/(s|m|h|d)( burst \d+)?$", "x-kind": "rate"}),
+]
+AmountText = Annotated[
+    Amount,
+    BeforeValidator(parse_amount),
+    PlainSerializer(format_amount, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+ in \d+(\.\d+)?(ms|s|m|h|d)$", "x-kind": "amount"}),
 ]

@@ -18,7 +18,7 @@ from typing import Any
 from gworkers.errors import RecordTooLargeError
 from gworkers.kafka import green
 from gworkers.message import Headers
-from gworkers.pipeline.job import Job, Row
+from gworkers.pipeline.job import AppendTimeJob, Job, Row
 
 #: kafka-python's versions whose inside this file knows: from the first, up to but without the second.
 KNOWN = ((3, 0, 5), (3, 1, 0))
@@ -89,6 +89,7 @@ def read_records(batch: Any) -> Iterator[list[Job]]:
     base_offset: int = batch.base_offset
     base_timestamp: int = batch.first_timestamp
     log_append_time: int | None = batch.max_timestamp if batch.timestamp_type == 1 else None
+    make = Job if log_append_time is None else AppendTimeJob
     jobs: list[Job] = []
     append = jobs.append
     try:
@@ -163,7 +164,7 @@ def read_records(batch: Any) -> Iterator[list[Job]]:
             if at != end:
                 raise ValueError(f"a record says it has {end - start} bytes and has {at - start}")
             timestamp = base_timestamp + delta if log_append_time is None else log_append_time
-            append(Job(base_offset + offset, timestamp, key, value, headers, end - start))
+            append(make(base_offset + offset, timestamp, key, value, headers, end - start))
             if len(jobs) == CHUNK:
                 yield jobs
                 jobs = []

@@ -1,13 +1,25 @@
-"""What a dead letter looks like: the message as it came, and headers that say where it came from and why it is here."""
+"""What a dead letter looks like, and the breaker that opens when there are too many of them.
+
+A dead letter is the message as it came: key, value, timestamp and its own headers, unchanged. Headers are added as Spring Kafka's
+DeadLetterPublishingRecoverer writes them (``kafka_dlt-…``; numbers in binary, big-endian), so that tools made for those read ours, and
+with the prefix ``gworkers-`` what Spring has no name for.
+"""
 
 from __future__ import annotations
 
+import struct
+import time
 import traceback
+from collections import deque
+from collections.abc import Callable
 
 from gworkers.errors import MessageError
+from gworkers.message import Reject
 from gworkers.pipeline.job import Job, Row
 
-PREFIX = "gworkers-"
+#: Prefixes of what an earlier failure may have added: it is replaced, not repeated.
+SPRING = "kafka_dlt-"
+OURS = "gworkers-"
 
 #: The most that one header may take, in bytes: a stack trace must not make a letter too large to send.
 MOST = 4096
@@ -24,26 +36,89 @@ def one_line(error: BaseException) -> str:
     if getattr(error, "errno", None) is not None and getattr(error, "description", None):  # a broker's answer
         told = str(error.args[0]) if error.args and error.args[0] else error.description  # type: ignore[attr-defined]
     else:
-        told = str(error)
+        told = text_of(error)
     text = " ".join(told.split()).removeprefix(f"{name}: ")
     return f"{name}: {text}" if text and text != name else name
 
 
-def letter(job: Job, topic: str) -> Row:
-    """The row to send for a job that failed for good. Its own headers come first, and key, value and timestamp are unchanged."""
+def text_of(error: BaseException) -> str:
+    """``str(error)``, which an application's own class may fail to give."""
+    try:
+        return str(error)
+    except Exception as failed:
+        return f"its text cannot be had: {type(failed).__name__}"
+
+
+def reason_of(job: Job) -> str:
+    """One word for why a job failed: what MessageErrors say of themselves; rejected, no-value or failed for the handler's own errors."""
+    error = job.error
+    if isinstance(error, MessageError):
+        return error.reason
+    if isinstance(error, Reject):
+        return "rejected"
+    return "no-value" if job.value is None else "failed"
+
+
+def _name_of(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
+
+
+def _stack_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # an exception whose text cannot be had
+        return "".join(traceback.format_tb(error.__traceback__))
+
+
+def _cut(text: str, *, end: bool = False) -> bytes:
+    value = text.encode("utf-8", "replace")
+    return value[-MOST:] if end else value[:MOST]
+
+
+def letter(job: Job, topic: str, group: str) -> Row:
+    """The row to send for a job that failed for good."""
     error = job.error or RuntimeError("unknown")
     cause = cause_of(error)
-    told = {
-        "topic": job.partition.topic,
-        "partition": str(job.partition.number),
-        "offset": str(job.offset),
-        "timestamp": str(job.timestamp),
-        "route": job.partition.route.name,
-        "attempts": str(job.attempt),
-        "exception": f"{type(cause).__module__}.{type(cause).__qualname__}",
-        "error": str(error),
-        "traceback": "".join(traceback.format_exception(cause)),
+    partition = job.partition
+    told: dict[str, bytes] = {
+        SPRING + "original-topic": partition.topic.encode(),
+        SPRING + "original-partition": struct.pack(">i", partition.number),
+        SPRING + "original-offset": struct.pack(">q", job.offset),
+        SPRING + "original-timestamp": struct.pack(">q", job.timestamp),
+        SPRING + "original-timestamp-type": job.timestamp_type.encode(),
+        SPRING + "original-consumer-group": group.encode(),
+        SPRING + "exception-fqcn": _name_of(cause).encode(),
+        SPRING + "exception-message": _cut(text_of(error)),
+        SPRING + "exception-stacktrace": _cut(_stack_of(cause), end=True),  # its end says what happened, its beginning how we got there
+        OURS + "reason": reason_of(job).encode(),
+        OURS + "route": partition.route.name.encode(),
+        OURS + "attempts": str(job.attempt).encode(),
+        OURS + "failed-at": str(int(time.time() * 1000)).encode(),
     }
-    headers = [(name, value) for name, value in job.headers if not name.startswith(PREFIX)]
-    headers += [(PREFIX + name, text.encode("utf-8", "replace")[-MOST:]) for name, text in told.items()]
-    return topic, None, job.key, job.value, headers, job.timestamp
+    if cause.__cause__ is not None:
+        told[SPRING + "exception-cause-fqcn"] = _name_of(cause.__cause__).encode()
+    headers = [(name, value) for name, value in job.headers if not name.startswith((SPRING, OURS))]
+    return topic, None, job.key, job.value, [*headers, *told.items()], job.timestamp
+
+
+class Breaker:
+    """Opens, for good, at the first dead letter above ``count`` within ``seconds``."""
+
+    def __init__(self, count: int, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self.count = count
+        self.seconds = seconds
+        self.open = False
+        self._now = now
+        self._times: deque[float] = deque()
+
+    def lets_through(self) -> bool:
+        """Note one more dead letter; False when it is one too many, and from then on."""
+        now = self._now()
+        times = self._times
+        while times and times[0] <= now - self.seconds:
+            times.popleft()
+        if self.open or len(times) >= self.count:
+            self.open = True
+            return False
+        times.append(now)
+        return True

@@ -24,7 +24,6 @@ class Job:
         "attempt",
         "dead",
         "error",
-        "first_error_at",
         "headers",
         "key",
         "lane",
@@ -36,6 +35,8 @@ class Job:
         "unacknowledged",
         "value",
     )
+
+    timestamp_type = "CreateTime"
 
     partition: Partition  # the assignment it belongs to; set when it enters the pipeline
     lane: Any  # what it keeps in order with; None: nothing
@@ -61,7 +62,14 @@ class Job:
         self.error: BaseException | None = None  # how its last attempt failed
         self.unacknowledged = 0  # rows handed to the producer and not yet acknowledged
         self.dead = False  # its rows are its dead letter
-        self.first_error_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Job {self.partition.topic}[{self.partition.number}]@{self.offset} attempt {self.attempt}>"
+
+
+class AppendTimeJob(Job):
+    """A job whose timestamp is the broker's. A class rather than an attribute: the others pay nothing for it."""
+
+    __slots__ = ()
+
+    timestamp_type = "LogAppendTime"

@@ -16,7 +16,7 @@ from typing import Any
 
 from gworkers import log_context
 from gworkers.config.schema import Config
-from gworkers.errors import FatalError, MessageError, RecordTooLargeError
+from gworkers.errors import BreakerError, FatalError, MessageError, RecordTooLargeError
 from gworkers.pipeline import dead_letters
 from gworkers.pipeline.consumer import Consumer
 from gworkers.pipeline.executor import Executor
@@ -50,6 +50,9 @@ class Pipeline:
         self.scheduler = Scheduler()
         self.executor = executor
         self._fatal = fatal
+        self._group = config.kafka.group
+        above = config.dead_letters.stop_above
+        self._breaker = dead_letters.Breaker(above.count, above.seconds) if above is not None else None
         self.workers = Workers(workers, self.scheduler, executor, self.stats, self.complete, self.give_back)
         self.retries = Retries(self._again)
         self.producer = Producer(producer, self.settle, self.fail, fatal)
@@ -125,6 +128,19 @@ class Pipeline:
         if topic is None:
             self._stop_for(job, f"{dead_letters.one_line(error)}, and the route has no dead_letter topic to put it")
             return
+        self._dead_letter(job, topic, error)
+
+    def _dead_letter(self, job: Job, topic: str, error: BaseException) -> None:
+        breaker = self._breaker
+        if breaker is not None and not breaker.lets_through():
+            self.give_back(job)
+            self._fatal(
+                BreakerError(
+                    f"more than {breaker.count} messages failed for good within {breaker.seconds:g} s, which dead_letters.stop_above "
+                    f"forbids; the last at {_where(job)}: {dead_letters.one_line(error)}; look at {topic} and at what has changed"
+                )
+            )
+            return
         log.warning(
             "failed for good after %d attempt%s and goes to %s: %s",
             job.attempt,
@@ -134,7 +150,7 @@ class Pipeline:
             extra=log_context.about(job),
         )
         job.dead = True
-        row = dead_letters.letter(job, topic)
+        row = dead_letters.letter(job, topic, self._group)
         job.error = None
         try:
             self.producer.check((row,))
@@ -178,10 +194,8 @@ class Pipeline:
         self.workers.wake()
 
     def _stop_for(self, job: Job, why: str) -> None:
-        key = f", key {job.key.decode('utf-8', 'backslashreplace')!r}" if job.key is not None else ""
-        where = f"{job.partition.topic}, partition {job.partition.number}, offset {job.offset}{key}"
         self.give_back(job)  # nothing will come of it here: the drain need not wait for it
-        self._fatal(FatalError(f"the message at {where} failed for good: {why}"))
+        self._fatal(FatalError(f"the message at {_where(job)} failed for good: {why}"))
 
     # -- partitions that go
 
@@ -233,3 +247,8 @@ class Pipeline:
         self.producer.stop(timeout)
         self.executor.stop()
         return committed
+
+
+def _where(job: Job) -> str:
+    key = f", key {job.key.decode('utf-8', 'backslashreplace')!r}" if job.key is not None else ""
+    return f"{job.partition.topic}, partition {job.partition.number}, offset {job.offset}{key}"

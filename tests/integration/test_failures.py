@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 import pytest
@@ -28,13 +29,13 @@ def handle(value):
 
 
 def headers_of(message: Any) -> dict[str, str]:
-    return {name: value.decode() for name, value in message.headers() or []}
+    return {name: value.decode(errors="replace") for name, value in message.headers() or []}
 
 
 def test_failures_are_tried_again_and_then_dead_lettered(kafka_servers: str, source: str, output: str, start: Any, executor: str) -> None:
     dead = create_topic(kafka_servers, unique("dead"))
     words = [f"{kind} {n}" for n in range(30) for kind in ("good", "once", "always", "hopeless")]
-    produce(kafka_servers, source, ((b"k", word.encode()) for word in words), headers=[("own", b"1"), ("gworkers-topic", b"old")])
+    produce(kafka_servers, source, ((b"k", word.encode()) for word in words), headers=[("own", b"1"), ("kafka_dlt-original-topic", b"old")])
     retry = {"attempts": 3, "backoff": "20ms", "never": ["app:Hopeless"]}
     config = configuration(
         kafka_servers, "app:handle", source, output, decode="text", encode="text", retry=retry, dead_letter=dead, executor=executor
@@ -50,18 +51,21 @@ def test_failures_are_tried_again_and_then_dead_lettered(kafka_servers: str, sou
         told, original = headers_of(letter), came[word]
         assert (letter.key(), letter.timestamp()) == (b"k", original.timestamp())
         assert told["own"] == "1"
-        assert [name for name, _ in letter.headers()].count("gworkers-topic") == 1
-        assert (told["gworkers-topic"], told["gworkers-partition"], told["gworkers-offset"]) == (
-            source,
-            str(original.partition()),
-            str(original.offset()),
-        )
+        assert [name for name, _ in letter.headers()].count("kafka_dlt-original-topic") == 1
+        assert told["kafka_dlt-original-topic"] == source
+        binary = dict(letter.headers())
+        assert struct.unpack(">i", binary["kafka_dlt-original-partition"]) == (original.partition(),)
+        assert struct.unpack(">q", binary["kafka_dlt-original-offset"]) == (original.offset(),)
+        assert struct.unpack(">q", binary["kafka_dlt-original-timestamp"]) == (original.timestamp()[1],)
+        assert told["kafka_dlt-original-timestamp-type"] == "CreateTime"
+        assert told["kafka_dlt-original-consumer-group"] == config["kafka"]["group"]
         assert told["gworkers-route"] == "main"
+        assert told["gworkers-reason"] == "failed"
         assert told["gworkers-attempts"] == ("3" if word.startswith("always") else "1")
-        assert told["gworkers-exception"] == ("builtins.ValueError" if word.startswith("always") else "app.Hopeless")
-        assert told["gworkers-error"] == ("never\nagain" if word.startswith("always") else "no")
-        assert "Traceback (most recent call last)" in told["gworkers-traceback"]
-        assert "app.py" in told["gworkers-traceback"]
+        assert told["kafka_dlt-exception-fqcn"] == ("builtins.ValueError" if word.startswith("always") else "app.Hopeless")
+        assert told["kafka_dlt-exception-message"] == ("never\nagain" if word.startswith("always") else "no")
+        assert "Traceback (most recent call last)" in told["kafka_dlt-exception-stacktrace"]
+        assert "app.py" in told["kafka_dlt-exception-stacktrace"]
     ends = {m.partition(): m.offset() + 1 for m in came.values()}
     for message in came.values():
         ends[message.partition()] = max(ends[message.partition()], message.offset() + 1)
@@ -106,24 +110,34 @@ def test_a_message_that_waits_for_its_retry_holds_no_worker(kafka_servers: str, 
 
 
 @pytest.mark.parametrize(
-    ("route", "value", "exception", "error"),
+    ("route", "value", "exception", "error", "reason"),
     [
-        ({"decode": "json"}, b"{no json", "json.decoder.JSONDecodeError", "the value is no json: Expecting property name"),
-        ({"encode": "json"}, b"set", "builtins.TypeError", "the handler returned a set, which cannot be encoded"),
-        ({"encode": "bytes"}, b"huge", "gworkers.errors.RecordTooLargeError", "and max_request_size allows 1048576; return less, or raise"),
-        ({"encode": "bytes"}, b"nowhere", "gworkers.errors.SendError", "has 4 partitions, and the handler named 99"),
-        ({"encode": "bytes"}, b"exit", "builtins.SystemExit", "5"),
+        ({"decode": "json"}, b"{no json", "json.decoder.JSONDecodeError", "the value is no json: Expecting property name", "undecodable"),
+        ({"encode": "json"}, b"set", "builtins.TypeError", "the handler returned a set, which cannot be encoded", "unencodable"),
+        (
+            {"encode": "bytes"},
+            b"huge",
+            "gworkers.errors.RecordTooLargeError",
+            "and max_request_size allows 1048576; return less, or raise",
+            "too-large",
+        ),
+        ({"encode": "bytes"}, b"nowhere", "gworkers.errors.SendError", "has 4 partitions, and the handler named 99", "refused"),
+        ({"encode": "bytes"}, b"exit", "builtins.SystemExit", "5", "failed"),
+        ({"encode": "bytes"}, b"rejected", "gworkers.message.Reject", "not this one", "rejected"),
+        ({"encode": "bytes"}, None, "builtins.TypeError", "subscriptable", "no-value"),
     ],
 )
 def test_what_no_retry_can_help_goes_to_the_dead_letters_at_once(
-    kafka_servers: str, source: str, output: str, start: Any, route: dict[str, Any], value: bytes, exception: str, error: str
+    kafka_servers: str, source: str, output: str, start: Any, route: dict[str, Any], value: bytes, exception: str, error: str, reason: str
 ) -> None:
     dead = create_topic(kafka_servers, unique("dead"))
     produce(kafka_servers, source, [(None, value)])
     app = """
 import sys
-from gworkers import Record
+from gworkers import Record, Reject
 def handle(value):
+    value[0]
+    if value == b"rejected": raise Reject("not this one")
     if value == b"set": return {1}
     if value == b"huge": return b"x" * 2_000_000
     if value == b"nowhere": return Record(b"x", partition=99)
@@ -134,9 +148,10 @@ def handle(value):
     assert server.wait() == 0, server.log
     (letter,) = consume(kafka_servers, dead)
     told = headers_of(letter)
-    assert (letter.value(), told["gworkers-exception"]) == (value, exception)
-    assert error in told["gworkers-error"]
-    assert told["gworkers-attempts"] == ("2" if value in (b"exit", b"nowhere") else "1")
+    assert (letter.value(), told["kafka_dlt-exception-fqcn"]) == (value, exception)
+    assert error in told["kafka_dlt-exception-message"]
+    assert told["gworkers-reason"] == reason
+    assert told["gworkers-attempts"] == ("2" if value in (b"exit", b"nowhere", None) else "1")
     assert consume(kafka_servers, output) == []
 
 
@@ -150,7 +165,7 @@ def test_a_result_that_the_broker_refuses_for_good_is_dead_lettered(real_kafka: 
     assert server.wait() == 0, server.log
     assert sorted(int(m.value().split(b"|")[1]) for m in consume(real_kafka, output)) == [n for n in range(100) if n != 50]
     (letter,) = consume(real_kafka, dead)
-    assert headers_of(letter)["gworkers-error"].startswith("the broker refused the result: MessageSizeTooLargeError: ")
+    assert headers_of(letter)["kafka_dlt-exception-message"].startswith("the broker refused the result: MessageSizeTooLargeError: ")
 
 
 def test_an_output_topic_that_does_not_exist_is_waited_for(strict_kafka: str, start: Any) -> None:
@@ -208,4 +223,21 @@ def handle(message):
     found = sorted((json.loads(m.value()) for m in consume(kafka_servers, output)), key=lambda v: v["value"])
     assert found == [{"value": "later", "attempt": 4}, {"value": "retry", "attempt": 4}]
     (letter,) = consume(kafka_servers, dead)
-    assert headers_of(letter)["gworkers-error"] == "not ours"
+    assert headers_of(letter)["kafka_dlt-exception-message"] == "not ours"
+
+
+def test_too_many_dead_letters_in_a_time_open_the_breaker(kafka_servers: str, source: str, start: Any) -> None:
+    dead = create_topic(kafka_servers, unique("dead"))
+    produce(kafka_servers, source, ((b"%d" % n, b"hopeless %d" % n) for n in range(500)))
+    config = configuration(kafka_servers, "app:handle", source, decode="text", dead_letter=dead, retry={"attempts": 1})
+    config["dead_letters"] = {"stop_above": "20 in 1m"}
+    server = start(config, app=FAILS)
+    assert server.wait() == 65, server.log
+    assert "more than 20 messages failed for good within 60 s, which dead_letters.stop_above forbids; the last at " in server.log
+    assert "Traceback" not in server.log
+    letters = [message.value() for message in consume(kafka_servers, dead)]
+    assert len(letters) == len(set(letters)) == 20
+    config["dead_letters"] = {"stop_above": "1000 in 1m"}
+    again = start(config, "--until-idle", "300ms", app=FAILS)
+    assert again.wait() == 0, again.log
+    assert sorted(m.value() for m in consume(kafka_servers, dead)) == sorted(b"hopeless %d" % n for n in range(500))

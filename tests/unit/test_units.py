@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gworkers.config.units import format_duration, format_size, parse_duration, parse_size
+from gworkers.config.units import format_duration, format_size, parse_amount, parse_duration, parse_rate, parse_size
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,26 @@ def test_a_shown_duration_reads_back(milliseconds: int) -> None:
 @given(st.integers(0, 2**50))
 def test_a_shown_size_reads_back(size: int) -> None:
     assert parse_size(format_size(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "per_second", "burst"),
+    [("100/s", 100, 100), ("30/m", 0.5, 1), ("0.5/s", 0.5, 1), ("100/s burst 20", 100, 20), (" 36 / h", 0.01, 1)],
+)
+def test_rates_are_read_with_their_burst(text: str, per_second: float, burst: int) -> None:
+    rate = parse_rate(text)
+    assert (rate.per_second, rate.burst) == (per_second, burst)
+
+
+@pytest.mark.parametrize("text", ["100", "0/s", "/s", "100/x", "100/s burst 0", None, 5])
+def test_anything_else_is_no_rate(text: object) -> None:
+    with pytest.raises(ValueError, match="a rate is wanted"):
+        parse_rate(text)
+
+
+def test_amounts_are_a_number_in_a_time() -> None:
+    amount = parse_amount("100 in 1m")
+    assert (amount.count, amount.seconds) == (100, 60)
+    for text in ("100", "in 1m", "100 in 0", "x in 1m", None):
+        with pytest.raises(ValueError, match="is wanted"):
+            parse_amount(text)
