@@ -39,6 +39,12 @@ class FatalError(GworkersError):
     status = Exit.INTERNAL
 
 
+class RestartError(GworkersError):
+    """The process is no longer as it should be, and asks to be started anew."""
+
+    status = Exit.RESTART
+
+
 class BreakerError(GworkersError):
     """More messages fail for good than ``dead_letters.stop_above`` allows."""
 

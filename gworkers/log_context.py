@@ -16,6 +16,7 @@ import gevent.monkey
 
 if TYPE_CHECKING:
     from gworkers.pipeline.job import Job
+    from gworkers.pipeline.time_limits import Limit
 
 #: What a log record of a message carries in its attribute ``gworkers``.
 FIELDS = ("topic", "partition", "offset", "key")
@@ -24,10 +25,12 @@ FIELDS = ("topic", "partition", "offset", "key")
 class Slot:
     """What one thread or greenlet is running now."""
 
-    __slots__ = ("job",)
+    __slots__ = ("deadline", "job", "limit")
 
     def __init__(self) -> None:
         self.job: Job | None = None
+        self.limit: Limit | None = None  # where a route with a timeout has run
+        self.deadline: float | None = None  # of the running job, as time.monotonic() tells it
 
 
 _threads: dict[int, Slot] = {}
@@ -55,11 +58,15 @@ def release_greenlet() -> None:
     del gevent.getcurrent().gworkers_slot
 
 
+def running_slot() -> Slot | None:
+    """The slot of the calling thread or greenlet, None where no handlers run."""
+    slot = _threads.get(_ident())
+    return slot if slot is not None else getattr(gevent.getcurrent(), "gworkers_slot", None)
+
+
 def running_job() -> Job | None:
     """The message that the calling code is handling, or None."""
-    slot = _threads.get(_ident())
-    if slot is None:
-        slot = getattr(gevent.getcurrent(), "gworkers_slot", None)
+    slot = running_slot()
     return slot.job if slot is not None else None
 
 

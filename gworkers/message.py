@@ -1,4 +1,4 @@
-"""The names an application may use: Message, Record, Retry, Reject.
+"""The names an application may use: Message, Record, Retry, Reject, HandlerTimeout, time_left.
 
 None of them has to be used: a handler is any function of the value. They are for handlers that want to see where a
 message came from (``pass: message``), to send elsewhere than to the route's output, or to overrule the retry policy.
@@ -6,6 +6,7 @@ message came from (``pass: message``), to send elsewhere than to the route's out
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ class Message:
     """A message as it came, given to handlers of routes with ``pass: message``.
 
     value is decoded as the route says; key and headers are bytes as they came; timestamp is in milliseconds since the
-    epoch, -1 where there is none; attempt counts from 1.
+    epoch, -1 where there is none; attempt counts from 1; deadline is when the route's timeout is over, as ``time.monotonic()``
+    tells the time, None without one.
     """
 
     topic: str
@@ -30,6 +32,7 @@ class Message:
     headers: Headers
     timestamp: int
     attempt: int = 1
+    deadline: float | None = None
 
     def header(self, name: str, default: bytes | None = None) -> bytes | None:
         """The value of the last header called ``name``, or ``default``."""
@@ -83,3 +86,18 @@ class Reject(Exception):
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason or "the handler rejected the message")
+
+
+class HandlerTimeout(BaseException):
+    """Raised inside a handler that is over its route's ``timeout``. No Exception, so that a ``except Exception`` does not hold it up.
+
+    A handler may catch it to clean up. When it returns after that, what it returns counts.
+    """
+
+
+def time_left() -> float | None:
+    """Seconds until the running handler's ``timeout`` is over, below 0 after it; None outside of a handler or without a limit."""
+    from gworkers.log_context import running_slot
+
+    slot = running_slot()
+    return slot.deadline - time.monotonic() if slot is not None and slot.deadline is not None else None

@@ -121,6 +121,7 @@ def _want(kind: str, context: Mapping[str, Any], path: KeyPath) -> str:
         "dict_type": "a section with keys is wanted",
         "model_type": "a section with keys is wanted",
         "model_attributes_type": "a section with keys is wanted",
+        "greater_than": f"more than {context.get('gt')} is wanted",
         "greater_than_equal": f"{context.get('ge')} or more is wanted",
         "less_than_equal": f"{context.get('le')} or less is wanted",
         "literal_error": f"{context.get('expected', '')} is wanted".replace("'", ""),

@@ -153,7 +153,13 @@ class Route(Section):
         None, description="Where results are sent; without it they are dropped, unless the handler returns Records.", examples=["priced"]
     )
     order: Order = Field("none", description="What is handled one after the other: nothing, each key, or each partition.")
-    timeout: Duration | None = later(description="How long a handler may take.", examples=["30s"])
+    timeout: Duration | None = Field(
+        None,
+        gt=0,
+        description="How long a handler may take. Then `gworkers.HandlerTimeout` is raised in it; if it has not ended 5 s later, its "
+        "thread is given up and replaced. Either way the message has failed.",
+        examples=["30s"],
+    )
     retry: Retry = Field(Retry(), description="What is done when the handler fails.")
     dead_letter: TopicName | None = Field(
         None, description="Where messages go that failed for good; without it the process stops at the first.", examples=["orders.dead"]
@@ -294,7 +300,9 @@ class Config(Section):
     transaction: Transaction | None = later(description="Exactly-once delivery.")
     state_dir: str | None = later(description="A folder for the journal of running messages.", examples=["/var/lib/gworkers"])
     poison: Poison | None = later(description="Messages that kill the process.")
-    max_stuck_handlers: int | None = later(ge=1, description="How many handlers may be stuck before the process is replaced.", examples=[8])
+    max_stuck_handlers: int = Field(
+        8, ge=0, description="How many handlers may be stuck past their timeout; with one more the process drains and ends with status 75."
+    )
     max_messages: int | None = later(ge=0, description="After how many messages the process is replaced.", examples=[0])
     max_memory: Size | None = later(description="At which size the process is replaced.", examples=["1GiB"])
     max_age: Duration | None = later(description="At which age the process is replaced.", examples=["1d"])

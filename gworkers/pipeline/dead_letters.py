@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 from gworkers.errors import MessageError
-from gworkers.message import Reject
+from gworkers.message import HandlerTimeout, Reject
 from gworkers.pipeline.job import Job, Row
 
 #: Prefixes of what an earlier failure may have added: it is replaced, not repeated.
@@ -54,6 +54,8 @@ def reason_of(job: Job) -> str:
     error = job.error
     if isinstance(error, MessageError):
         return error.reason
+    if isinstance(error, HandlerTimeout):
+        return "timed-out"
     if isinstance(error, Reject):
         return "rejected"
     return "no-value" if job.value is None else "failed"

@@ -16,8 +16,11 @@ import gevent.hub
 from gevent.threadpool import ThreadPool
 
 from gworkers import log_context
+from gworkers.config.units import format_duration
+from gworkers.message import HandlerTimeout
 from gworkers.pipeline.job import Job
 from gworkers.pipeline.routes import Route
+from gworkers.pipeline.time_limits import Limit
 
 #: How long one greenlet or callback may keep the hub before it lets the others have a turn, seconds.
 HUB_TURN = 0.003
@@ -33,7 +36,7 @@ class Block:
     (``reclaim``): both ends of a deque are safe to take from two threads. ``done`` grows as jobs finish.
     """
 
-    __slots__ = ("busy", "done", "route", "seen", "slot", "started", "todo", "waiter")
+    __slots__ = ("abandoned", "busy", "done", "route", "seen", "slot", "started", "todo", "waiter")
 
     def __init__(self, route: Route, jobs: list[Job]) -> None:
         self.route = route
@@ -43,7 +46,8 @@ class Block:
         self.started = 0.0  # time.perf_counter() when its first job began
         self.busy = 0.0  # seconds its handlers took together
         self.slot: log_context.Slot | None = None  # of the thread or greenlet that runs it
-        self.waiter: Any = None
+        self.waiter: Any = None  # the greenlet that waits for it, or runs it
+        self.abandoned = False  # its thread has been given up: what comes of it counts no more
 
     @property
     def unfinished(self) -> list[Job]:
@@ -64,6 +68,9 @@ class Block:
 
     def run(self, slot: log_context.Slot) -> None:
         """Run the jobs one after the other, on the thread or greenlet of ``slot``."""
+        if self.route.timeout is not None:
+            self._run_limited(slot, self.route.timeout)
+            return
         handle, take, finished = self.route.handle, self.todo.popleft, self.done.append
         begun = self.started = time.perf_counter()
         self.slot = slot
@@ -78,11 +85,64 @@ class Block:
         slot.job = self.slot = None
         self.busy = time.perf_counter() - begun
 
+    def _run_limited(self, slot: log_context.Slot, timeout: float) -> None:
+        """``run`` for a route with a time limit: 0.5 µs a message more."""
+        handle, take, finished = self.route.handle, self.todo.popleft, self.done.append
+        begun = self.started = time.perf_counter()
+        limit = slot.limit = slot.limit or Limit()
+        self.slot = slot
+        while True:
+            try:
+                job = take()
+            except IndexError:
+                break
+            slot.job = job
+            try:
+                slot.deadline = limit.begin() + timeout
+                handle(job)
+                ours = limit.end()
+            except HandlerTimeout as error:  # raised between the handler and the end
+                ours = limit.end()
+                job.rows, job.error = None, error
+            if not ours:
+                break
+            if isinstance(job.error, HandlerTimeout):
+                job.error.args = (over_limit(timeout),)
+            finished(job)
+        slot.job = slot.deadline = None
+        if not self.abandoned:
+            self.slot = None
+            self.busy = time.perf_counter() - begun
+
+    def abandon(self) -> None:
+        """Speak for the running job in its thread's place: it has failed."""
+        assert self.slot is not None
+        assert self.slot.job is not None
+        self.abandoned = True
+        job = self.slot.job.again()
+        job.error = HandlerTimeout(f"{over_limit(self.route.timeout or 0)}, and did not end when it was told to")
+        self.slot = None
+        self.busy = time.perf_counter() - self.started
+        self.done.append(job)
+
+
+def over_limit(timeout: float) -> str:
+    return f"the handler took longer than its timeout of {format_duration(timeout)}"
+
 
 class Executor(Protocol):
+    stuck: set[Block]  # whose threads or greenlets have been given up and have not ended
+    replaces_workers: bool  # handlers run in the workers' own greenlets, so a stuck one takes a worker with it
+
     def start(self) -> None: ...
 
     def run(self, block: Block) -> None: ...
+
+    def interrupt(self, block: Block, limit: Limit) -> None:
+        """Have HandlerTimeout raised in the handler that runs."""
+
+    def abandon(self, block: Block) -> bool:
+        """``block`` has been given up. True when its thread has been replaced and its worker goes on, False when the worker is stuck."""
 
     def stop(self) -> None: ...
 
@@ -98,6 +158,8 @@ class ThreadExecutor:
     4. the hub's callback switches straight to the greenlets that wait for the blocks.
     """
 
+    replaces_workers = False
+
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._pool = ThreadPool(threads)
@@ -109,6 +171,7 @@ class ThreadExecutor:
         self._wake = hub.loop.async_()
         self._tick = hub.loop.timer(TICK, TICK)
         self._ticking = False
+        self.stuck: set[Block] = set()
 
     def start(self) -> None:
         self._wake.start(self._collect)
@@ -119,6 +182,16 @@ class ThreadExecutor:
         block.waiter = gevent.getcurrent()
         self._inbox.put(block)
         self._hub.switch()
+
+    def interrupt(self, block: Block, limit: Limit) -> None:
+        limit.interrupt()
+
+    def abandon(self, block: Block) -> bool:
+        self.stuck.add(block)
+        self._pool.maxsize = max(self._pool.maxsize, self._threads + len(self.stuck))
+        self._pool.spawn(self._serve)
+        self._hub.loop.run_callback(block.waiter.switch)
+        return True
 
     def stop(self) -> None:
         """Let threads that have nothing to run end; a handler that still runs keeps its thread."""
@@ -133,6 +206,9 @@ class ThreadExecutor:
         get, finished = self._inbox.get, self._finished.append
         while (block := get()) is not None:
             block.run(slot)
+            if block.abandoned:  # another thread has taken this one's place
+                self.stuck.discard(block)
+                break
             finished(block)
             if not self._signalled:
                 self._signalled = True
@@ -159,22 +235,42 @@ class ThreadExecutor:
 class GreenletExecutor:
     """Handlers in the worker's greenlet itself, in a process that gevent has patched: waiting yields to the others."""
 
+    replaces_workers = True
+
     def __init__(self) -> None:
         self._last_turn = time.perf_counter()
+        self.stuck: set[Block] = set()
 
     def start(self) -> None:
         pass
 
     def run(self, block: Block) -> None:
         slot = log_context.claim_greenlet()
+        block.waiter = gevent.getcurrent()
         try:
             block.run(slot)
         finally:
             log_context.release_greenlet()
+            self.stuck.discard(block)
         now = time.perf_counter()
         if now - self._last_turn > HUB_TURN:  # handlers that never wait would starve the hub
             gevent.sleep(0)
             self._last_turn = time.perf_counter()
+
+    def interrupt(self, block: Block, limit: Limit) -> None:
+        limit.interrupted()
+        slot = block.slot
+        job = slot.job if slot is not None else None
+
+        def hit() -> None:
+            if slot is not None and slot.job is job:
+                block.waiter.throw(HandlerTimeout)
+
+        gevent.hub.get_hub().loop.run_callback(hit)
+
+    def abandon(self, block: Block) -> bool:
+        self.stuck.add(block)
+        return False
 
     def stop(self) -> None:
         pass

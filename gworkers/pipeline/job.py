@@ -63,6 +63,12 @@ class Job:
         self.unacknowledged = 0  # rows handed to the producer and not yet acknowledged
         self.dead = False  # its rows are its dead letter
 
+    def again(self) -> Job:
+        """This message anew, for when somebody who does not come back still holds this object."""
+        job = type(self)(self.offset, self.timestamp, self.key, self.value, self.headers, self.size)
+        job.partition, job.lane, job.attempt = self.partition, self.lane, self.attempt
+        return job
+
     def __repr__(self) -> str:
         return f"<Job {self.partition.topic}[{self.partition.number}]@{self.offset} attempt {self.attempt}>"
 

@@ -53,7 +53,16 @@ class Pipeline:
         self._group = config.kafka.group
         above = config.dead_letters.stop_above
         self._breaker = dead_letters.Breaker(above.count, above.seconds) if above is not None else None
-        self.workers = Workers(workers, self.scheduler, executor, self.stats, self.complete, self.give_back)
+        self.workers = Workers(
+            workers,
+            self.scheduler,
+            executor,
+            self.stats,
+            self.complete,
+            self.give_back,
+            max_stuck=config.max_stuck_handlers,
+            fatal=fatal,
+        )
         self.retries = Retries(self._again)
         self.producer = Producer(producer, self.settle, self.fail, fatal)
         self.consumer = Consumer(

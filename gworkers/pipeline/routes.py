@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,7 @@ class Route:
         self.config = config
         self.handle = handle
         self.lane_of = _LANES[config.order]
+        self.timeout = config.timeout
         self.block_size = 1
         self.handler_time = 0.0  # seconds a message, smoothed
         self.never: tuple[type[BaseException], ...] = ()
@@ -66,6 +68,7 @@ def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any]
     """The Route for a configuration whose names have been resolved."""
     output = config.output
     as_message = config.pass_ == "message"
+    timeout = config.timeout
     plain = _plain(output, encode)
 
     def handle(job: Job) -> None:
@@ -78,8 +81,10 @@ def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any]
                     raise DecodeError(f"the value is no {config.decode}: {error}") from error
             if as_message:
                 partition = job.partition
+                deadline = time.monotonic() + timeout if timeout is not None else None
+                headers = tuple(job.headers)
                 value = Message(
-                    partition.topic, partition.number, job.offset, job.key, value, tuple(job.headers), job.timestamp, job.attempt
+                    partition.topic, partition.number, job.offset, job.key, value, headers, job.timestamp, job.attempt, deadline
                 )
             result = handler(value)
             job.rows = plain(job, result) if result is not None else None

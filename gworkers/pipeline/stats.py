@@ -18,6 +18,7 @@ class Stats:
     dead_lettered: int = 0
     fenced: int = 0  # completions that came after their partition was revoked
     skipped: int = 0  # messages read again that a restored map knew to be finished
+    stuck: int = 0  # handlers that did not end at their limit, and whose threads were given up
     commits: int = 0
     busy: float = 0.0  # seconds handlers took together
     running: int = 0  # jobs in the hands of an executor

@@ -7,25 +7,33 @@ Each worker, over and over:
 3. hands every finished job to ``complete`` and lets the route learn how long its handler took.
 
 A block whose job turns out to be slow is broken up by the guard: what has not begun goes back to the scheduler, what has
-finished is passed on. They end when ``stop`` has been called and nothing is left to run, or when they are killed.
+finished is passed on. It also has handlers interrupted that are over their route's timeout, and replaces what does not come back
+(gworkers.pipeline.time_limits). They end when ``stop`` has been called and nothing is left to run, or when they are killed.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 import gevent.hub
-from gevent.pool import Pool
+from gevent.pool import Group, Pool
 
-from gworkers.pipeline.executor import Block, Executor
+from gworkers import log_context
+from gworkers.errors import RestartError
+from gworkers.pipeline.executor import Block, Executor, over_limit
 from gworkers.pipeline.job import Job
 from gworkers.pipeline.partition import Partition
 from gworkers.pipeline.scheduler import Scheduler
 from gworkers.pipeline.stats import Stats
+from gworkers.pipeline.time_limits import GRACE
+
+log = logging.getLogger(__name__)
 
 #: How often the guard looks for blocks that take too long, seconds; and how long a block may take before it is broken up.
 GUARD_INTERVAL = 0.02
@@ -43,6 +51,9 @@ class Workers:
         stats: Stats,
         complete: Callable[[Job], None],
         give_back: Callable[[Job], None],
+        *,
+        max_stuck: int,
+        fatal: Callable[[BaseException], None],
     ) -> None:
         self._count = count
         self._scheduler = scheduler
@@ -50,10 +61,14 @@ class Workers:
         self._stats = stats
         self._complete = complete
         self._give_back = give_back
+        self._max_stuck = max_stuck
+        self._fatal = fatal
         self._pool = Pool(count)
+        self._replacements = Group()  # workers in the place of those whose own greenlet is stuck in a handler
         self._idle: deque[Any] = deque()  # greenlets that found nothing to do
         self._blocks: set[Block] = set()  # being run
         self._stopping = False
+        self.beat = time.monotonic()  # when the hub last had a turn for the guard
         self._hub = gevent.hub.get_hub()
         self._guard: gevent.Greenlet | None = None
 
@@ -79,7 +94,8 @@ class Workers:
         """End the workers where they stand; handlers in threads run on and are not listened to any more."""
         if self._guard is not None:
             self._guard.kill(block=False)
-        self._pool.kill(block=False)
+        for group in (self._pool, self._replacements):
+            group.kill(block=False)
 
     @property
     def running(self) -> list[Job]:
@@ -110,6 +126,8 @@ class Workers:
                 executor.run(block)
             finally:
                 blocks.discard(block)
+            if block.abandoned and executor.replaces_workers:
+                return  # another worker has taken this one's place
             stats.busy += block.busy
             route.measured(block.busy, len(block.done))
             self._pass_on(block)
@@ -126,6 +144,8 @@ class Workers:
     def _watch(self) -> None:
         while True:
             gevent.sleep(GUARD_INTERVAL)
+            self.beat = time.monotonic()
+            self._keep_limits()
             late = time.perf_counter() - SLOW_BLOCK
             for block in [b for b in self._blocks if b.started and b.started < late and len(b.todo) + len(b.done) > b.seen]:
                 jobs = block.reclaim()
@@ -136,3 +156,43 @@ class Workers:
                     if job.partition.closing:
                         self._give_back(job)
                 self.wake()
+
+    def _keep_limits(self) -> None:
+        """Interrupt the handlers that are over their limit, and give up those that were told to end and have not."""
+        now = time.monotonic()
+        for block in list(self._blocks):
+            timeout, slot = block.route.timeout, block.slot
+            if timeout is None or slot is None or slot.limit is None or slot.deadline is None:
+                continue
+            if slot.limit.late(timeout, now):
+                job = slot.job
+                self._executor.interrupt(block, slot.limit)
+                if job is not None:
+                    log.warning("%s and is interrupted", over_limit(timeout), extra=log_context.about(job))
+            elif now > slot.deadline + GRACE and slot.limit.give_up():
+                self._abandon(block, slot, now - slot.deadline + timeout)
+
+    def _abandon(self, block: Block, slot: log_context.Slot, age: float) -> None:
+        assert slot.job is not None
+        assert slot.limit is not None
+        log.error(
+            "the handler of route %s has run for %.0f s, was told to end and has not; its thread is given up and replaced. It is at\n%s",
+            block.route.name,
+            age,
+            slot.limit.stack() if not self._executor.replaces_workers else "".join(traceback.format_stack(block.waiter.gr_frame)).rstrip(),
+            extra=log_context.about(slot.job),
+        )
+        block.abandon()
+        self._stats.stuck += 1
+        if not self._executor.abandon(block):
+            self._blocks.discard(block)
+            self._replacements.spawn(self._work)
+            block.route.measured(block.busy, len(block.done))
+            self._pass_on(block)
+        if len(self._executor.stuck) > self._max_stuck:
+            self._fatal(
+                RestartError(
+                    f"{len(self._executor.stuck)} handlers are stuck, more than max_stuck_handlers ({self._max_stuck}) allows; "
+                    "the process ends so that its supervisor starts it anew"
+                )
+            )

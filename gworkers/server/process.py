@@ -25,11 +25,12 @@ import gworkers
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
 from gworkers.config.units import format_duration
-from gworkers.errors import ConfigError, Exit, GworkersError, Problem
+from gworkers.errors import ConfigError, Exit, GworkersError, Problem, RestartError
 from gworkers.kafka import embedded, green, options
 from gworkers.kafka.clients import Clients
 from gworkers.pipeline import application
 from gworkers.pipeline.executor import Executor, GreenletExecutor, ThreadExecutor
+from gworkers.pipeline.hub_guard import HubGuard
 from gworkers.pipeline.pipeline import Pipeline
 from gworkers.pipeline.routes import Route
 from gworkers.server import logs, runtime
@@ -94,6 +95,7 @@ class Server:
         self._admin: Admin | None = None
         self._progress: Progress | None = None
         self._watch: Watch | None = None
+        self._hub_guard: HubGuard | None = None
         self._watchers: list[Any] = []
         self.pipeline: Pipeline | None = None
         self.admin_address: str | None = None
@@ -153,6 +155,10 @@ class Server:
         self._watch = Watch(self.pipeline, consumer, routes, self._until_idle, self.stop)
         _tame_collector()
         self.pipeline.start()
+        if self._config.executor == "greenlet":
+            workers = self.pipeline.workers
+            self._hub_guard = HubGuard(lambda: workers.beat)
+            self._hub_guard.start()
         self._watch.start()
         self._progress = Progress(self.pipeline, self._fed())
         self._progress.start()
@@ -215,7 +221,10 @@ class Server:
         pipeline = self.pipeline
         assert pipeline is not None
         pipeline.drain()
-        deadline = time.monotonic() + (self._config.shutdown.grace if self._error is None else min(5.0, self._config.shutdown.grace))
+        grace = self._config.shutdown.grace
+        if self._error is not None and not isinstance(self._error, RestartError):
+            grace = min(5.0, grace)
+        deadline = time.monotonic() + grace
         while pipeline.unsettled and time.monotonic() < deadline:
             gevent.sleep(0.01)
         unsettled = pipeline.unsettled
@@ -224,7 +233,7 @@ class Server:
         return unsettled
 
     def _close(self) -> None:
-        for part in (self._watch, self._progress):
+        for part in (self._watch, self._progress, self._hub_guard):
             if part is not None:
                 part.stop()
         if self.pipeline is not None:

@@ -201,7 +201,24 @@ def configuration(kafka: str, handler: str, source: str, output: str | None = No
     }
     if EMBEDDED:
         config["kafka"]["client"] = {"api_version": [2, 3]}
-    top = {"kafka", "app", "executor", "concurrency", "admin", "shutdown", "logging", "buffer", "commit", "rebalance", "routes"}
+    top = {
+        "max_stuck_handlers",
+        "limits",
+        "state_dir",
+        "poison",
+        "dead_letters",
+        "kafka",
+        "app",
+        "executor",
+        "concurrency",
+        "admin",
+        "shutdown",
+        "logging",
+        "buffer",
+        "commit",
+        "rebalance",
+        "routes",
+    }
     for key, value in more.items():
         if key in top and isinstance(value, dict) and isinstance(config.get(key), dict):
             config[key].update(value)

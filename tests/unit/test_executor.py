@@ -23,8 +23,8 @@ def threads() -> Iterator[ThreadExecutor]:
     executor.stop()
 
 
-def block_of(handle: Callable[[Job], None], count: int = 1) -> Block:
-    route: Any = SimpleNamespace(handle=handle)
+def block_of(handle: Callable[[Job], None], count: int = 1, timeout: float | None = None) -> Block:
+    route: Any = SimpleNamespace(handle=handle, timeout=timeout)
     jobs = [Job(offset, 0, None, b"", [], 1) for offset in range(count)]
     return Block(route, jobs)
 

@@ -1,0 +1,79 @@
+"""For ``executor: greenlet``: notices a handler that does not yield, and ends it at its route's timeout.
+
+Such a handler holds the hub, and with it the heartbeats, all other handlers and the guard that keeps time limits. So a native thread looks
+after the hub's turns. It never logs, because the logging of a patched process belongs to the hub; what it saw is logged by the hub when it
+has its turns back.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+import gevent
+import gevent.monkey
+
+from gworkers.pipeline.executor import Block
+
+log = logging.getLogger(__name__)
+
+#: How often the hub is looked at, and how long it may be held before somebody hears of it, in seconds.
+LOOK = 0.1
+HELD = 1.0
+
+_sleep = gevent.monkey.get_original("time", "sleep")
+_start = gevent.monkey.get_original("_thread", "start_new_thread")
+_ident = gevent.monkey.get_original("_thread", "get_ident")
+
+
+class HubGuard:
+    """beat: when the hub last had a turn, as ``time.monotonic()`` tells it. ``start`` and ``stop`` are called on the hub's thread."""
+
+    def __init__(self, beat: Callable[[], float]) -> None:
+        self._beat = beat
+        self._hub = _ident()
+        self._going = True
+        self._seen: tuple[float, str] | None = None  # the beat that was the last for long, and who held the hub
+        self._greenlet: gevent.Greenlet | None = None
+
+    def start(self) -> None:
+        _start(self._look, ())
+        self._greenlet = gevent.spawn(self._tell)
+
+    def stop(self) -> None:
+        self._going = False
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
+
+    def _look(self) -> None:
+        while self._going:
+            _sleep(LOOK)
+            beat = self._beat()
+            now = time.monotonic()
+            if now - beat > HELD:
+                self._held(beat, now)
+
+    def _held(self, beat: float, now: float) -> None:
+        top = frame = sys._current_frames().get(self._hub)
+        while frame is not None:
+            block = frame.f_locals.get("self") if frame.f_code.co_name in ("run", "_run_limited") else None
+            if isinstance(block, Block):
+                break
+            frame = frame.f_back
+        else:
+            return
+        if self._seen is None or self._seen[0] != beat:
+            self._seen = beat, f"the handler of route {block.route.name}, at\n{''.join(traceback.format_stack(top)[-3:]).rstrip()}"
+        timeout, slot = block.route.timeout, block.slot
+        if timeout is not None and slot is not None and slot.limit is not None and slot.limit.late(timeout, now):
+            slot.limit.interrupt()
+
+    def _tell(self) -> None:
+        while True:
+            gevent.sleep(LOOK)
+            seen, self._seen = self._seen, None
+            if seen is not None:
+                log.warning("for %.1f s nothing else had a turn, heartbeats neither: held by %s", time.monotonic() - seen[0], seen[1])
