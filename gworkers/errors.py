@@ -109,3 +109,15 @@ class SendError(MessageError):
 
     retriable = True
     reason = "refused"
+
+
+class ExpiredError(MessageError):
+    """The message is older than the route's ``max_age``, whose choice is the dead letter."""
+
+    reason = "expired"
+
+
+class PassedOverError(MessageError):
+    """No failure: the message is finished without having been handled."""
+
+    reason = "passed-over"

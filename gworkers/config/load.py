@@ -221,6 +221,14 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
         if route.retry.backoff > route.retry.max_backoff:
             path: KeyPath = ("routes", name, "retry", "backoff")
             yield Problem(document.where(path), dotted(path), "it is longer than max_backoff; make it shorter, or max_backoff longer")
+        for index, limit in enumerate(route.uses):
+            if limit not in config.limits:
+                path = ("routes", name, "uses", index)
+                known = f"there are {', '.join(config.limits)}" if config.limits else "there are none"
+                yield Problem(document.where(path), dotted(path), f"there is no limit {limit} in limits; {known}")
+        if route.max_age is not None and route.max_age.then == "dead-letter" and route.dead_letter is None:
+            path = ("routes", name, "max_age")
+            yield Problem(document.where(path), dotted(path), "then: dead-letter needs a dead_letter topic; name one")
         for key in ("output", "dead_letter"):
             topic_name = getattr(route, key)
             if topic_name is not None and topic_name in route.topics:

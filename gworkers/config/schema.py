@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from gworkers.config.units import AmountText, Duration, Size
+from gworkers.config.units import AmountText, Duration, RateText, Size
+from gworkers.expressions import Expression
 
 
 def later(default: Any = None, **kwargs: Any) -> Any:
@@ -132,6 +133,21 @@ class Batch(Section):
     max_wait: Duration = Field(0.1, description="How long a batch waits to fill.")
 
 
+class MaxAge(Section):
+    """Messages that are too old. A duration alone may stand here for `after`."""
+
+    after: Duration = Field(description="The age, by the message's timestamp, when its turn has come.", examples=["1h"])
+    then: Literal["drop", "dead-letter", "handle"] = Field("drop", description="What becomes of an older message.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        return {"after": value} if isinstance(value, str) else value
+
+
+#: What ``when`` can ask for.
+WHEN_NAMES = frozenset({"headers", "key", "value", "topic", "partition", "offset", "timestamp"})
+
 Pass = Literal["value", "message"]
 Order = Literal["none", "key", "partition"]
 
@@ -165,11 +181,21 @@ class Route(Section):
         None, description="Where messages go that failed for good; without it the process stops at the first.", examples=["orders.dead"]
     )
     batch: Batch | None = later(description="The handler gets lists.", examples=[{"max_messages": 100}])
-    rate: str | None = later(description="The most messages in a time, per process.", examples=["100/s"])
-    uses: list[str] = later([], description="The named limits it takes part in.", examples=[["database"]])
-    max_age: Duration | None = later(description="Older messages are not handled.", examples=["1h"])
-    delay: Duration | None = later(description="Not before timestamp + delay.", examples=["30s"])
-    when: str | None = later(description="A filter on headers, key or a field.", examples=["headers.kind == 'order'"])
+    rate: RateText | None = Field(
+        None,
+        description="How many messages a process may hand to the handler in a time; `burst` is how many may go at once after a quiet time, "
+        "a second's worth without it.",
+        examples=["100/s", "100/s burst 20"],
+    )
+    uses: list[str] = Field([], description="The named limits it takes part in, of `limits`.", examples=[["database"]])
+    max_age: MaxAge | None = Field(None, description="What is done with messages that are too old.", examples=["1h"])
+    delay: Duration | None = Field(None, description="A message is not handled before its timestamp + delay.", examples=["30s"])
+    when: str | None = Field(
+        None,
+        description="Only messages for which this is true are handled; the others are finished. Comparisons of `headers`, `key`, `value`, "
+        "`topic`, `partition`, `offset` and `timestamp`, with and, or, not, in; without `value` the message is not decoded for it.",
+        examples=["headers.kind == 'order'"],
+    )
 
     @field_validator("topics", mode="before")
     @classmethod
@@ -184,6 +210,13 @@ class Route(Section):
                 re.compile(value)
             except re.error as error:
                 raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @field_validator("when")
+    @classmethod
+    def _expression(cls, value: str | None) -> str | None:
+        if value is not None:
+            Expression(value, WHEN_NAMES)
         return value
 
     @field_validator("decode", "encode")
@@ -306,7 +339,11 @@ class Config(Section):
     max_messages: int | None = later(ge=0, description="After how many messages the process is replaced.", examples=[0])
     max_memory: Size | None = later(description="At which size the process is replaced.", examples=["1GiB"])
     max_age: Duration | None = later(description="At which age the process is replaced.", examples=["1d"])
-    limits: dict[str, int] = later({}, description="Named limits on how many handlers run at once.", examples=[{"database": 20}])
+    limits: dict[RouteName, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description="Named limits on how many handlers run at once in a process, shared by the routes that name them in `uses`.",
+        examples=[{"database": 20}],
+    )
 
     @field_validator("concurrency", mode="before")
     @classmethod

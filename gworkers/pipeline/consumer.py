@@ -263,7 +263,7 @@ class Consumer:
             partition.offsets.next,
         )
         self._fence(partition)
-        fresh = self.partitions[tp] = Partition(partition.topic, partition.number, partition.route)
+        fresh = self.partitions[tp] = Partition(partition.topic, partition.number, partition.route, delay=partition.delay)
         fresh.offsets.next = offset
         return fresh
 

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 class Partition:
     """One assignment of one topic partition. A Job points to it; when ``active`` is False what becomes of the Job counts no more.
 
-    ``ready`` and ``lanes`` belong to the scheduler, ``offsets`` to the settling of jobs, ``committed`` to the committer.
+    ``ready``, ``aside`` and ``lanes`` belong to the scheduler, ``offsets`` to the settling of jobs, ``committed`` to the committer.
     """
 
     __slots__ = (
         "active",
+        "aside",
         "buffered",
         "closing",
         "committed",
+        "delay",
         "held",
         "in_flight",
         "lanes",
@@ -35,7 +37,7 @@ class Partition:
         "waiting",
     )
 
-    def __init__(self, topic: str, number: int, route: Route, start: int | None = None) -> None:
+    def __init__(self, topic: str, number: int, route: Route, start: int | None = None, delay: float = 0.0) -> None:
         self.topic = topic
         self.number = number
         self.route = route
@@ -49,6 +51,8 @@ class Partition:
         self.in_flight = 0  # jobs taken by a worker or waiting for an acknowledgement or a retry
         self.ready: deque[Job] = deque()  # jobs that may run now
         self.lanes: dict[Any, deque[Job] | None] = {}  # busy lane → the jobs behind it, None while there are none
+        self.aside = False  # for now nothing of it may be taken
+        self.delay = delay  # seconds after its timestamp before a message may run
         self.waiting = 0  # jobs in ready and in lanes
 
     @property

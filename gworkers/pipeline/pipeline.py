@@ -16,11 +16,12 @@ from typing import Any
 
 from gworkers import log_context
 from gworkers.config.schema import Config
-from gworkers.errors import BreakerError, FatalError, MessageError, RecordTooLargeError
+from gworkers.errors import BreakerError, FatalError, MessageError, PassedOverError, RecordTooLargeError
 from gworkers.pipeline import dead_letters
 from gworkers.pipeline.consumer import Consumer
 from gworkers.pipeline.executor import Executor
 from gworkers.pipeline.job import Job
+from gworkers.pipeline.pacing import Pacing
 from gworkers.pipeline.partition import Partition
 from gworkers.pipeline.producer import Producer
 from gworkers.pipeline.retries import Retries, delay_of
@@ -53,9 +54,11 @@ class Pipeline:
         self._group = config.kafka.group
         above = config.dead_letters.stop_above
         self._breaker = dead_letters.Breaker(above.count, above.seconds) if above is not None else None
+        self.pacing = Pacing(routes, config.limits, self.scheduler, lambda: self.workers.wake())
         self.workers = Workers(
             workers,
             self.scheduler,
+            self.pacing,
             executor,
             self.stats,
             self.complete,
@@ -116,6 +119,10 @@ class Pipeline:
         job.rows = None
         if not partition.active or partition.closing:
             self.give_back(job)
+            return
+        if isinstance(error, PassedOverError):
+            self.stats.passed_over += 1
+            self.settle(job)
             return
         if job.dead:
             self._stop_for(job, f"its dead letter cannot be sent to {partition.route.config.dead_letter}: {error}")

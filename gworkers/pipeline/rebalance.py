@@ -87,7 +87,7 @@ class Rebalance:
             route = next((route for route in self._routes if route.consumes(tp.topic)), None)
             if route is None:
                 continue
-            self._partitions[tp] = partition = Partition(tp.topic, tp.partition, route)
+            self._partitions[tp] = partition = Partition(tp.topic, tp.partition, route, delay=route.delay_of(tp.topic))
             found = committed.get(tp)
             if found is not None and found.offset >= 0:
                 self._begin_at(partition, found.offset, found.metadata)

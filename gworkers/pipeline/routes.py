@@ -15,7 +15,8 @@ from typing import Any
 import gevent
 
 from gworkers.config import schema
-from gworkers.errors import DecodeError, EncodeError
+from gworkers.errors import DecodeError, EncodeError, ExpiredError, PassedOverError
+from gworkers.expressions import Expression, text_of
 from gworkers.message import INHERIT, Message, Record
 from gworkers.pipeline.job import Job, Row
 
@@ -36,6 +37,7 @@ class Route:
         self.handle = handle
         self.lane_of = _LANES[config.order]
         self.timeout = config.timeout
+        self.paced = bool(config.rate is not None or config.uses or config.delay)
         self.block_size = 1
         self.handler_time = 0.0  # seconds a message, smoothed
         self.never: tuple[type[BaseException], ...] = ()
@@ -44,6 +46,10 @@ class Route:
     def consumes(self, topic: str) -> bool:
         """Whether messages of ``topic`` take this route."""
         return matches(self.config, topic)
+
+    def delay_of(self, topic: str) -> float:
+        """Seconds that a message of ``topic`` waits, from its timestamp on."""
+        return self.config.delay or 0.0
 
     def measured(self, busy: float, count: int) -> None:
         """Note that ``count`` messages took ``busy`` seconds, and choose how many the next hop takes along."""
@@ -71,14 +77,22 @@ def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any]
     timeout = config.timeout
     plain = _plain(output, encode)
 
+    check = _checks(config)
+    when = Expression(config.when, schema.WHEN_NAMES) if config.when is not None else None
+    when_value = when is not None and "value" in when.names
+
     def handle(job: Job) -> None:
         try:
             value: Any = job.value
+            if check is not None:
+                check(job)
             if value is not None:
                 try:
                     value = decode(value)
                 except Exception as error:
                     raise DecodeError(f"the value is no {config.decode}: {error}") from error
+            if when is not None and when_value:
+                _pass_over_unless(when, job, value)
             if as_message:
                 partition = job.partition
                 deadline = time.monotonic() + timeout if timeout is not None else None
@@ -95,6 +109,44 @@ def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any]
             job.error = error
 
     return Route(name, config, handle)
+
+
+def _checks(config: schema.Route) -> Callable[[Job], None] | None:
+    """What is looked at before a message is decoded: its age, and a ``when`` that does not ask for its value."""
+    when = Expression(config.when, schema.WHEN_NAMES) if config.when is not None else None
+    if when is not None and "value" in when.names:
+        when = None
+    age = config.max_age if config.max_age is not None and config.max_age.then != "handle" else None
+    if when is None and age is None:
+        return None
+
+    def check(job: Job) -> None:
+        if age is not None and 0 <= job.timestamp < (time.time() - age.after) * 1000:
+            if age.then == "drop":
+                raise PassedOverError
+            raise ExpiredError(f"the message is {time.time() - job.timestamp / 1000:.0f} s old, and max_age is {age.after:g} s")
+        if when is not None:
+            _pass_over_unless(when, job, None)
+
+    return check
+
+
+def _pass_over_unless(when: Expression, job: Job, value: Any) -> None:
+    def look(name: str) -> Any:
+        if name == "value":
+            return value
+        if name == "headers":
+            return {header: text_of(content) for header, content in job.headers}
+        if name == "key":
+            return text_of(job.key)
+        if name == "topic":
+            return job.partition.topic
+        if name == "partition":
+            return job.partition.number
+        return job.offset if name == "offset" else job.timestamp
+
+    if not when.matches(look):
+        raise PassedOverError
 
 
 def _plain(output: str | None, encode: Encode) -> Callable[[Job, Any], list[Row] | None]:

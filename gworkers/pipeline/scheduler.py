@@ -8,6 +8,8 @@ A job enters with ``add`` and is in one of three places until it leaves with ``f
 - out: taken, and its lane is busy. ``put_back`` makes it ready again ahead of all others (an untouched rest of a
   block, a retry that is due), still the first of its lane.
 
+A partition of which nothing may be taken for now is set aside: it has no turn and is not counted until ``resume``.
+
 Partitions with ready jobs take turns, so a flooded partition, route or key delays the others by one block at most.
 Each operation is O(1) a job, and a lane with no waiting job costs one dictionary entry, none once it is idle.
 """
@@ -58,6 +60,9 @@ class Scheduler:
                         behind.append(job)
         partition.waiting += count
         self.waiting += count
+        if partition.aside:
+            self.resume(partition)  # more of it may be enough
+            return
         self.ready += len(ready) - before
         if ready and not before:
             self._turns.append(partition)
@@ -65,16 +70,18 @@ class Scheduler:
     def take(self, most: Callable[[Partition], int]) -> list[Job]:
         """The next block: jobs of one partition, in order, ``most(partition)`` at the most; empty when none may run.
 
-        A partition for which ``most`` says 0 is passed over and keeps its turn.
+        A partition for which ``most`` says 0 is set aside until ``resume``.
         """
         turns = self._turns
-        for _ in range(len(turns)):
+        while turns:
             partition = turns[0]
             count = most(partition)
-            if count <= 0:
-                turns.rotate(-1)
-                continue
             ready = partition.ready
+            if count <= 0:
+                turns.popleft()
+                partition.aside = True
+                self.ready -= len(ready)
+                continue
             if count >= len(ready):
                 block = list(ready)
                 ready.clear()
@@ -90,6 +97,13 @@ class Scheduler:
             return block
         return []
 
+    def resume(self, partition: Partition) -> None:
+        """``most`` may say more than 0 again. Nothing happens to a partition that is not aside."""
+        if partition.aside:
+            partition.aside = False
+            self.ready += len(partition.ready)
+            self._turns.append(partition)
+
     def put_back(self, jobs: list[Job]) -> None:
         """Jobs that were taken and are to run again, ahead of what waits. Not for jobs of closing partitions."""
         for job in reversed(jobs):
@@ -100,7 +114,8 @@ class Scheduler:
             partition.waiting += 1
             partition.in_flight -= 1
             self.waiting += 1
-            self.ready += 1
+            if not partition.aside:
+                self.ready += 1
 
     def finish(self, job: Job) -> bool:
         """A taken job is done with for good. True when that made another one ready."""
@@ -116,6 +131,8 @@ class Scheduler:
         if not partition.ready:
             self._turns.append(partition)
         partition.ready.append(behind.popleft())
+        if partition.aside:
+            return False
         self.ready += 1
         return True
 
@@ -126,6 +143,7 @@ class Scheduler:
         """
         partition.closing = True
         dropped = list(partition.ready)
+        self.resume(partition)
         self.ready -= len(dropped)
         for behind in partition.lanes.values():
             dropped.extend(behind or ())

@@ -16,6 +16,7 @@ class Stats:
     sent: int = 0  # results acknowledged, dead letters included
     retried: int = 0  # attempts after the first
     dead_lettered: int = 0
+    passed_over: int = 0  # not handled, because of ``when`` or ``max_age``
     fenced: int = 0  # completions that came after their partition was revoked
     skipped: int = 0  # messages read again that a restored map knew to be finished
     stuck: int = 0  # handlers that did not end at their limit, and whose threads were given up

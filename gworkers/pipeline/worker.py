@@ -28,6 +28,7 @@ from gworkers import log_context
 from gworkers.errors import RestartError
 from gworkers.pipeline.executor import Block, Executor, over_limit
 from gworkers.pipeline.job import Job
+from gworkers.pipeline.pacing import Pacing
 from gworkers.pipeline.partition import Partition
 from gworkers.pipeline.scheduler import Scheduler
 from gworkers.pipeline.stats import Stats
@@ -47,6 +48,7 @@ class Workers:
         self,
         count: int,
         scheduler: Scheduler,
+        pacing: Pacing,
         executor: Executor,
         stats: Stats,
         complete: Callable[[Job], None],
@@ -57,6 +59,7 @@ class Workers:
     ) -> None:
         self._count = count
         self._scheduler = scheduler
+        self._pacing = pacing
         self._executor = executor
         self._stats = stats
         self._complete = complete
@@ -108,7 +111,8 @@ class Workers:
         return sum(block.slot is not None for block in self._blocks)
 
     def _most(self, partition: Partition) -> int:
-        return partition.route.block_size
+        route = partition.route
+        return self._pacing.most(partition) if route.paced else route.block_size
 
     def _work(self) -> None:
         scheduler, executor, stats, blocks = self._scheduler, self._executor, self._stats, self._blocks
@@ -122,10 +126,14 @@ class Workers:
             block = Block(route, jobs)
             stats.running += len(jobs)
             blocks.add(block)
+            if route.paced:
+                self._pacing.begun(route, len(jobs))
             try:
                 executor.run(block)
             finally:
                 blocks.discard(block)
+                if route.paced:
+                    self._pacing.ended(route)
             if block.abandoned and executor.replaces_workers:
                 return  # another worker has taken this one's place
             stats.busy += block.busy
@@ -151,6 +159,8 @@ class Workers:
                 jobs = block.reclaim()
                 self._pass_on(block)
                 self._stats.running -= len(jobs)
+                if block.route.paced:
+                    self._pacing.returned(block.route, len(jobs))
                 self._scheduler.put_back([job for job in jobs if not job.partition.closing])
                 for job in jobs:
                     if job.partition.closing:

@@ -126,6 +126,24 @@ def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
             GOOD + "concurrency: ${WORKERS}\n",
             "app.yaml:7: concurrency: the environment variable WORKERS is not set; set it, or write ${WORKERS:-a default}",
         ),
+        (
+            GOOD + "    uses: [database]\nlimits: {db: 3}\n",
+            "app.yaml:7: routes.price.uses[0]: there is no limit database in limits; there are db",
+        ),
+        (
+            GOOD + "    max_age: {after: 1h, then: dead-letter}\n",
+            "app.yaml:7: routes.price.max_age: then: dead-letter needs a dead_letter topic; name one",
+        ),
+        (
+            GOOD + "    when: header.kind == 1\n",
+            "app.yaml:7: routes.price.when: 'header.kind == 1' asks for header, and there are headers, key, offset, partition, timestamp, "
+            "topic, value",
+        ),
+        (GOOD + "    timeout: 0s\n", "app.yaml:7: routes.price.timeout: found '0s'; more than 0 is wanted (for example 30s)"),
+        (
+            GOOD + "    rate: 100\n",
+            "app.yaml:7: routes.price.rate: found 100; a rate is wanted, such as 100/s, 30/m or 100/s burst 20",
+        ),
         (GOOD + "concurrency: ${file:none}\n", "app.yaml:7: concurrency: the file none cannot be read: No such file or directory"),
     ],
 )
@@ -144,7 +162,6 @@ def test_what_is_wrong_is_said_with_its_line_and_its_key(tmp_path: Path, text: s
         "transaction: {interval: 100ms}",
         "poison: {deaths: 2}",
         "max_messages: 10",
-        "limits: {database: 20}",
     ],
 )
 def test_a_key_whose_feature_comes_later_is_refused_not_ignored(tmp_path: Path, line: str) -> None:

@@ -96,16 +96,21 @@ class History(RuleBasedStateMachine):
         self.arrived[partition] += jobs
         self.scheduler.add(partition, jobs)
 
-    @rule(most=st.integers(0, 5))
-    def take(self, most: int) -> None:
-        ready = self.scheduler.ready
-        block = self.scheduler.take(lambda _: most)
-        assert bool(block) == bool(most and ready)
+    @rule(most=st.integers(0, 5), shut=st.sets(st.integers(0, 3), max_size=2))
+    def take(self, most: int, shut: set[int]) -> None:
+        open_ = [p for p in self.partitions if p.ready and not p.aside and p.number not in shut]
+        block = self.scheduler.take(lambda partition: 0 if partition.number in shut else most)
+        assert bool(block) == bool(most and open_)
         assert len({job.partition for job in block}) <= 1
         for job in block:
             assert not job.partition.closing
             self.may_run(job)
             self.out.append(job)
+
+    @rule(number=st.integers(0, 3))
+    def resume(self, number: int) -> None:
+        if number < len(self.partitions):
+            self.scheduler.resume(self.partitions[number])
 
     def may_run(self, job: Job) -> None:
         order = self.orders[job.partition.number]
@@ -148,7 +153,10 @@ class History(RuleBasedStateMachine):
     def counts_are_right(self) -> None:
         if not hasattr(self, "scheduler"):
             return
-        assert self.scheduler.ready == sum(len(p.ready) for p in self.partitions)
+        turns = [p for p in self.partitions if p.ready and not p.aside]
+        assert set(self.scheduler._turns) == set(turns)
+        assert len(self.scheduler._turns) == len(turns)
+        assert self.scheduler.ready == sum(len(p.ready) for p in turns)
         assert self.scheduler.waiting == sum(p.waiting for p in self.partitions)
         for partition in self.partitions:
             out = [job for job in self.out if job.partition is partition]
