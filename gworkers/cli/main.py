@@ -10,6 +10,7 @@ import click
 import gworkers
 from gworkers.cli.check import check
 from gworkers.cli.config import config
+from gworkers.cli.dead_letters import dead_letters
 from gworkers.cli.lag import lag
 from gworkers.cli.run import run
 from gworkers.cli.send import send
@@ -49,7 +50,7 @@ def gworkers_command() -> None:
     """Concurrent workers between Kafka topics and ordinary synchronous functions."""
 
 
-for command in (run, check, config, send, tail, lag):
+for command in (run, check, config, send, tail, lag, dead_letters):
     gworkers_command.add_command(command)
 
 

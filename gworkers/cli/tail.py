@@ -88,14 +88,14 @@ def _seek(consumer: Any, tps: list[Any], start: str) -> None:
         consumer.assign(chosen)
         consumer.seek(chosen[0], offset)
     else:
-        moment = _moment(start)
+        when = moment(start, "--from")
         consumer.seek_to_end(*tps)
-        for tp, found in consumer.offsets_for_times(dict.fromkeys(tps, moment)).items():
+        for tp, found in consumer.offsets_for_times(dict.fromkeys(tps, when)).items():
             if found is not None:
                 consumer.seek(tp, found.offset)
 
 
-def _moment(text: str) -> int:
+def moment(text: str, option: str) -> int:
     """Milliseconds since the epoch of a time, or of a duration before now."""
     from gworkers.config.units import parse_duration
 
@@ -106,7 +106,8 @@ def _moment(text: str) -> int:
     try:
         return int(datetime.datetime.fromisoformat(text).timestamp() * 1000)
     except ValueError:
-        raise UsageError(f"--from {text}: beginning, end, an offset, partition:offset, a time or a duration is wanted") from None
+        more = "beginning, end, an offset, partition:offset, " if option == "--from" else ""
+        raise UsageError(f"{option} {text}: {more}a time or a duration is wanted") from None
 
 
 def _readable(value: bytes | None) -> Any:

@@ -27,7 +27,7 @@ class Clients:
     def __init__(self, loaded: Loaded, servers: str) -> None:
         self._loaded = loaded
         self.servers = servers
-        self._first_run = loaded.config.kafka.bootstrap_servers == "embedded"
+        self.first_run = loaded.config.kafka.bootstrap_servers == "embedded"
 
     def _common(self) -> dict[str, Any]:
         common: dict[str, Any] = {
@@ -36,7 +36,7 @@ class Clients:
             "metadata_max_age_ms": 30_000,  # new partitions and topics are taken up within half a minute
             "reconnect_backoff_max_ms": 2_000,
         }
-        if self._first_run:
+        if self.first_run:
             common["api_version"] = embedded.API_VERSION
         return common
 
@@ -107,7 +107,7 @@ class Clients:
                 if why is not None:
                     raise errors.KafkaConnectionError(why)
                 client = make(**config, bootstrap_timeout_ms=max(100, int(1000 * min(left, ATTEMPT))))
-                if self._first_run and cls == "KafkaConsumer":
+                if self.first_run and cls == "KafkaConsumer":
                     client.bootstrap(max(1000, int(left * 1000)))  # told its version, the constructor has not connected yet
                 return client
             except (errors.KafkaConfigurationError, ValueError, AssertionError, TypeError, RuntimeError) as error:
