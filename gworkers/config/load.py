@@ -221,6 +221,12 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
         if route.retry.backoff > route.retry.max_backoff:
             path: KeyPath = ("routes", name, "retry", "backoff")
             yield Problem(document.where(path), dotted(path), "it is longer than max_backoff; make it shorter, or max_backoff longer")
+        if route.retry.topics and (route.order != "none" or route.pattern is not None):
+            path = ("routes", name, "retry", "topics")
+            why = "later messages of a key overtake one that waits in a topic; use order: none"
+            if route.order == "none":
+                why = "the names of the topics to make follow from topics; name them in place of a pattern"
+            yield Problem(document.where(path), dotted(path), why + ", or leave it out")
         for index, limit in enumerate(route.uses):
             if limit not in config.limits:
                 path = ("routes", name, "uses", index)

@@ -111,7 +111,12 @@ class Retry(Section):
     never: list[DottedPath] = Field(
         [], description="Exceptions that no further attempt can help.", examples=[["shop.errors:UnknownProduct"]]
     )
-    topics: list[Duration] = later([], description="Durable retries: the waits, each with a topic of its own.", examples=[["1m", "10m"]])
+    topics: list[Duration] = Field(
+        [],
+        description="Durable retries: after `attempts` in the process the message waits in the topic `<topic>.retry.<wait>`, for each of "
+        "these in turn, with one attempt after each. Later messages overtake it, so `order` has to be none.",
+        examples=[["1m", "10m"]],
+    )
 
 
 class DeadLetters(Section):

@@ -93,6 +93,41 @@ class Clients:
             mends.survive_refusals(producer)
         return producer
 
+    def make_topics(self, consumer: Any, wanted: dict[str, str]) -> None:
+        """Make the topics that are not there, each with as many partitions as the topic it is for.
+
+        wanted: the topic each one is for, by its name. Raises UnavailableError with the commands to make them where this client may not.
+        With the first-run broker they come into being when they are asked for.
+        """
+        if self.first_run or not wanted:
+            return
+        errors = green.module("kafka.errors")
+        there = {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in consumer.topics()}
+        if wanted.keys() <= there.keys():
+            return
+        own = self._loaded.config.kafka.client.keys() & green.module().KafkaAdminClient.DEFAULT_CONFIG.keys()
+        given = {name: value for name, value in options.given(self._loaded, "producer").items() if name in own}
+        admin = self._make("KafkaAdminClient", {"bootstrap_servers": self.servers.split(","), **given})
+        try:
+            missing = {name: there.get(base, -1) for name, base in wanted.items() if name not in there}
+            for name, partitions in missing.items():
+                try:
+                    admin.create_topics({name: {"num_partitions": partitions}})
+                    log.info("made the topic %s", name)
+                except errors.TopicAlreadyExistsError:
+                    pass
+                except errors.KafkaError as error:
+                    commands = "\n".join(
+                        f"  kafka-topics.sh --bootstrap-server {self.servers} --create --topic {name}"
+                        + (f" --partitions {count}" if count > 0 else "")
+                        for name, count in missing.items()
+                    )
+                    raise UnavailableError(
+                        f"the topic {name} is needed and cannot be made ({_told(error)}); make it by\n{commands}"
+                    ) from error
+        finally:
+            admin.close()
+
     def _make(self, cls: str, config: dict[str, Any]) -> Any:
         """Try until it can be reached. Raises UnavailableError after kafka.connect_timeout, with what stood in the way."""
         limit = self._loaded.config.kafka.connect_timeout

@@ -22,6 +22,7 @@ from gworkers.errors import FatalError, GworkersError, UnavailableError
 from gworkers.kafka import blocks
 from gworkers.kafka.clients import positions
 from gworkers.kafka.membership import Membership
+from gworkers.pipeline import durable
 from gworkers.pipeline.committer import Committer
 from gworkers.pipeline.dead_letters import one_line
 from gworkers.pipeline.job import Job
@@ -61,6 +62,7 @@ class Consumer:
         buffer: Buffer,
         stats: Stats,
         *,
+        group: str,
         commit_interval: float,
         commit_map: bool,
         rebalance_grace: float,
@@ -75,6 +77,7 @@ class Consumer:
         self._scheduler = scheduler
         self._buffer = buffer
         self._stats = stats
+        self._group = group
         self._wake = wake
         self._withdraw = withdraw
         self._fence = fence
@@ -101,7 +104,7 @@ class Consumer:
     # -- life
 
     def start(self) -> None:
-        topics = sorted({topic for route in self._routes for topic in route.config.topics})
+        topics = sorted({topic for route in self._routes for topic in (*route.config.topics, *route.retry_topics)})
         patterns = [route.config.pattern for route in self._routes if route.config.pattern]
         listener = self.rebalance.listener()
         if patterns:
@@ -239,6 +242,10 @@ class Consumer:
                 if not wanted:
                     continue
                 jobs = wanted
+            if partition.topic in partition.route.retry_topics:
+                jobs = self._taken_back(partition, jobs)
+                if not jobs:
+                    continue
             begin = offsets.begin
             size = 0
             for job in jobs:
@@ -252,6 +259,17 @@ class Consumer:
             self._scheduler.add(partition, jobs)
         self.last_message = time.monotonic()
         self._wake()
+
+    def _taken_back(self, partition: Partition, jobs: list[Job]) -> list[Job]:
+        """Of what was read from a retry topic, that which is this group's; the rest is finished without being run."""
+        ours = []
+        for job in jobs:
+            if durable.take_back(job, self._group):
+                ours.append(job)
+            else:
+                partition.offsets.begin(job.offset)
+                partition.offsets.finish(job.offset)
+        return ours
 
     def _begin_anew(self, tp: Any, partition: Partition, offset: int) -> Partition:
         """A partition that begins again before where it was: nothing that was known of its offsets holds any more."""

@@ -81,11 +81,14 @@ def letter(job: Job, topic: str, group: str) -> Row:
     """The row to send for a job that failed for good."""
     error = job.error or RuntimeError("unknown")
     cause = cause_of(error)
-    partition = job.partition
+    partition, origin = job.partition, job.origin
+    topic_was, number, offset = partition.topic, partition.number, job.offset
+    if origin is not None:
+        topic_was, number, offset = origin.topic, origin.partition, origin.offset
     told: dict[str, bytes] = {
-        SPRING + "original-topic": partition.topic.encode(),
-        SPRING + "original-partition": struct.pack(">i", partition.number),
-        SPRING + "original-offset": struct.pack(">q", job.offset),
+        SPRING + "original-topic": topic_was.encode(),
+        SPRING + "original-partition": struct.pack(">i", number),
+        SPRING + "original-offset": struct.pack(">q", offset),
         SPRING + "original-timestamp": struct.pack(">q", job.timestamp),
         SPRING + "original-timestamp-type": job.timestamp_type.encode(),
         SPRING + "original-consumer-group": group.encode(),
@@ -97,6 +100,8 @@ def letter(job: Job, topic: str, group: str) -> Row:
         OURS + "attempts": str(job.attempt).encode(),
         OURS + "failed-at": str(int(time.time() * 1000)).encode(),
     }
+    if origin is not None:
+        told[OURS + "first-failure"] = str(origin.first_failure).encode()
     if cause.__cause__ is not None:
         told[SPRING + "exception-cause-fqcn"] = _name_of(cause.__cause__).encode()
     headers = [(name, value) for name, value in job.headers if not name.startswith((SPRING, OURS))]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gworkers.message import Headers
 
 if TYPE_CHECKING:
+    from gworkers.pipeline.durable import Origin
     from gworkers.pipeline.partition import Partition
 
 #: One message to send: topic, partition (None: by key), key, value, headers, timestamp in ms (None: now).
@@ -28,6 +29,7 @@ class Job:
         "key",
         "lane",
         "offset",
+        "origin",
         "partition",
         "rows",
         "size",
@@ -61,12 +63,13 @@ class Job:
         self.rows: list[Row] | None = None  # what its handler returned, encoded
         self.error: BaseException | None = None  # how its last attempt failed
         self.unacknowledged = 0  # rows handed to the producer and not yet acknowledged
+        self.origin: Origin | None = None  # where it came from, when it was read from a retry topic
         self.dead = False  # its rows are its dead letter
 
     def again(self) -> Job:
         """This message anew, for when somebody who does not come back still holds this object."""
         job = type(self)(self.offset, self.timestamp, self.key, self.value, self.headers, self.size)
-        job.partition, job.lane, job.attempt = self.partition, self.lane, self.attempt
+        job.partition, job.lane, job.attempt, job.origin = self.partition, self.lane, self.attempt, self.origin
         return job
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import gevent
 
 from gworkers.config.units import Rate
+from gworkers.pipeline.job import Job
 from gworkers.pipeline.partition import Partition
 from gworkers.pipeline.routes import Route
 from gworkers.pipeline.scheduler import Scheduler
@@ -117,7 +118,12 @@ def _due(partition: Partition, most: int, now: float) -> tuple[int, float]:
     limit = (now - partition.delay) * 1000
     count = 0
     for job in partition.ready:
-        if count == most or (job.timestamp > limit and job.attempt == 1):
+        if count == most or (_since(job) > limit and (job.attempt == 1 or job.origin is not None)):
             break
         count += 1
-    return count, 0.0 if count else (partition.ready[0].timestamp - limit) / 1000
+    return count, 0.0 if count else (_since(partition.ready[0]) - limit) / 1000
+
+
+def _since(job: Job) -> int:
+    """From when on a job's delay counts, in milliseconds since the epoch."""
+    return job.timestamp if job.origin is None else job.origin.sent

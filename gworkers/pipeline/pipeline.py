@@ -17,14 +17,14 @@ from typing import Any
 from gworkers import log_context
 from gworkers.config.schema import Config
 from gworkers.errors import BreakerError, FatalError, MessageError, PassedOverError, RecordTooLargeError
-from gworkers.pipeline import dead_letters
+from gworkers.pipeline import dead_letters, durable
 from gworkers.pipeline.consumer import Consumer
 from gworkers.pipeline.executor import Executor
 from gworkers.pipeline.job import Job
 from gworkers.pipeline.pacing import Pacing
 from gworkers.pipeline.partition import Partition
 from gworkers.pipeline.producer import Producer
-from gworkers.pipeline.retries import Retries, delay_of
+from gworkers.pipeline.retries import Retries, delay_of, hopeless
 from gworkers.pipeline.routes import Route
 from gworkers.pipeline.scheduler import Scheduler
 from gworkers.pipeline.stats import Buffer, Stats
@@ -74,6 +74,7 @@ class Pipeline:
             self.scheduler,
             self.buffer,
             self.stats,
+            group=config.kafka.group,
             commit_interval=config.commit.interval,
             commit_map=config.commit.map,
             rebalance_grace=config.rebalance.grace,
@@ -140,11 +141,34 @@ class Pipeline:
             self.stats.retried += 1
             self.retries.add(job, delay)
             return
+        topic = partition.route.next_topic(partition.topic) if not hopeless(job) else None
+        if topic is not None:
+            self._retry_from(topic, job, error)
+            return
         topic = partition.route.config.dead_letter
         if topic is None:
             self._stop_for(job, f"{dead_letters.one_line(error)}, and the route has no dead_letter topic to put it")
             return
         self._dead_letter(job, topic, error)
+
+    def _retry_from(self, topic: str, job: Job, error: BaseException) -> None:
+        log.info(
+            "attempt %d failed, the next is from %s: %s",
+            job.attempt,
+            topic,
+            dead_letters.one_line(error),
+            extra=log_context.about(job),
+        )
+        row = durable.row(job, topic, self._group)
+        try:
+            self.producer.check((row,))
+        except MessageError as too_large:
+            job.error = too_large
+            self.fail(job)
+            return
+        self.stats.retried += 1
+        job.error = None
+        self.producer.send(job, (row,))
 
     def _dead_letter(self, job: Job, topic: str, error: BaseException) -> None:
         breaker = self._breaker

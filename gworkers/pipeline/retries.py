@@ -22,24 +22,29 @@ from gworkers.pipeline.job import Job
 from gworkers.pipeline.partition import Partition
 
 
+def hopeless(job: Job) -> bool:
+    """Whether no further attempt can help a failed job, by what kind of error it was."""
+    route, error = job.partition.route, job.error
+    if error is None or isinstance(error, Reject):
+        return True
+    if isinstance(error, MessageError):
+        return not error.retriable
+    if isinstance(error, Retry) or getattr(error, "retry_after", None) is not None:
+        return False
+    return bool(route.never and isinstance(error, route.never)) or bool(route.only and not isinstance(error, route.only))
+
+
 def delay_of(job: Job, draw: Callable[[], float] = random.random) -> float | None:
     """Seconds until the next attempt at a failed job, None when there is none.
 
     Exponential backoff with jitter: the n-th wait is backoff · 2^(n-1), at most max_backoff, of which the part ``jitter`` is
-    drawn by chance, so that messages that failed together do not come back together.
+    drawn by chance, so that messages that failed together do not come back together. A message of a retry topic gets one attempt there.
     """
     route, error = job.partition.route, job.error
     retry = route.config.retry
-    if error is None or job.attempt >= retry.attempts or isinstance(error, Reject):
-        return None
-    if isinstance(error, MessageError) and not error.retriable:
+    if job.attempt >= retry.attempts or job.origin is not None or hopeless(job):
         return None
     asked = error.delay if isinstance(error, Retry) else getattr(error, "retry_after", None)
-    if not isinstance(error, Retry) and asked is None:
-        if route.never and isinstance(error, route.never):
-            return None
-        if route.only and not isinstance(error, (*route.only, MessageError)):
-            return None
     if isinstance(asked, (int, float)) and not isinstance(asked, bool) and 0 <= asked < math.inf:
         return float(asked)
     wait: float = min(retry.max_backoff, retry.backoff * 2.0 ** min(job.attempt - 1, 60))

@@ -15,6 +15,7 @@ from typing import Any
 import gevent
 
 from gworkers.config import schema
+from gworkers.config.units import format_duration
 from gworkers.errors import DecodeError, EncodeError, ExpiredError, PassedOverError
 from gworkers.expressions import Expression, text_of
 from gworkers.message import INHERIT, Message, Record
@@ -37,7 +38,8 @@ class Route:
         self.handle = handle
         self.lane_of = _LANES[config.order]
         self.timeout = config.timeout
-        self.paced = bool(config.rate is not None or config.uses or config.delay)
+        self.paced = bool(config.rate is not None or config.uses or config.delay or config.retry.topics)
+        self.retry_topics = retry_topics(config)
         self.block_size = 1
         self.handler_time = 0.0  # seconds a message, smoothed
         self.never: tuple[type[BaseException], ...] = ()
@@ -45,17 +47,33 @@ class Route:
 
     def consumes(self, topic: str) -> bool:
         """Whether messages of ``topic`` take this route."""
-        return matches(self.config, topic)
+        return matches(self.config, topic) or topic in self.retry_topics
 
     def delay_of(self, topic: str) -> float:
         """Seconds that a message of ``topic`` waits, from its timestamp on."""
-        return self.config.delay or 0.0
+        return self.retry_topics.get(topic, self.config.delay or 0.0)
+
+    def next_topic(self, topic: str) -> str | None:
+        """The retry topic for a message that failed for the last time in ``topic``; None after the last one."""
+        base = next((base for base in self.config.topics if topic == base or topic.startswith(base + RETRY)), None)
+        following = [name for name in self.retry_topics if base is not None and name.startswith(base + RETRY)]
+        at = following.index(topic) + 1 if topic in following else 0
+        return following[at] if at < len(following) else None
 
     def measured(self, busy: float, count: int) -> None:
         """Note that ``count`` messages took ``busy`` seconds, and choose how many the next hop takes along."""
         each = busy / count
         self.handler_time = time = each if not self.handler_time else self.handler_time + 0.2 * (each - self.handler_time)
         self.block_size = HOP_MESSAGES if time * HOP_MESSAGES <= HOP else max(1, int(HOP / time))
+
+
+#: Between a topic's name and the delay of one of its retry topics.
+RETRY = ".retry."
+
+
+def retry_topics(route: schema.Route) -> dict[str, float]:
+    """The route's retry topics in their order, a topic after the other, with their delays in seconds."""
+    return {f"{topic}{RETRY}{format_duration(delay)}": delay for topic in route.topics for delay in route.retry.topics}
 
 
 def matches(route: schema.Route, topic: str) -> bool:
@@ -94,12 +112,12 @@ def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any]
             if when is not None and when_value:
                 _pass_over_unless(when, job, value)
             if as_message:
-                partition = job.partition
+                topic, number, offset = job.partition.topic, job.partition.number, job.offset
+                if job.origin is not None:
+                    topic, number, offset = job.origin.topic, job.origin.partition, job.origin.offset
                 deadline = time.monotonic() + timeout if timeout is not None else None
                 headers = tuple(job.headers)
-                value = Message(
-                    partition.topic, partition.number, job.offset, job.key, value, headers, job.timestamp, job.attempt, deadline
-                )
+                value = Message(topic, number, offset, job.key, value, headers, job.timestamp, job.attempt, deadline)
             result = handler(value)
             job.rows = plain(job, result) if result is not None else None
             job.error = None

@@ -32,7 +32,7 @@ from gworkers.pipeline import application
 from gworkers.pipeline.executor import Executor, GreenletExecutor, ThreadExecutor
 from gworkers.pipeline.hub_guard import HubGuard
 from gworkers.pipeline.pipeline import Pipeline
-from gworkers.pipeline.routes import Route
+from gworkers.pipeline.routes import RETRY, Route
 from gworkers.server import logs, runtime
 from gworkers.server.admin import Admin
 from gworkers.server.progress import Progress
@@ -144,6 +144,7 @@ class Server:
         clients = Clients(self._loaded, servers)
         consumer = clients.consumer()
         producer = clients.producer()
+        clients.make_topics(consumer, {name: name.rpartition(RETRY)[0] for route in routes for name in route.retry_topics})
         application.run_setup(self._loaded)
         self.pipeline = Pipeline(self._config, routes, self._executor(), workers_for(self._config), consumer, producer, self.fail)
         if self._config.admin.bind is not None:

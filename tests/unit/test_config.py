@@ -144,6 +144,11 @@ def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
             GOOD + "    rate: 100\n",
             "app.yaml:7: routes.price.rate: found 100; a rate is wanted, such as 100/s, 30/m or 100/s burst 20",
         ),
+        (
+            GOOD + "    order: key\n    retry: {topics: [1m]}\n",
+            "app.yaml:8: routes.price.retry.topics: later messages of a key overtake one that waits in a topic; use order: none, "
+            "or leave it out",
+        ),
         (GOOD + "concurrency: ${file:none}\n", "app.yaml:7: concurrency: the file none cannot be read: No such file or directory"),
     ],
 )

@@ -1,0 +1,63 @@
+"""Retries that outlive the process: a failed message is sent to ``<topic>.retry.<delay>``, and consumed from there when the delay is over.
+
+The message goes with key, value and headers as it came, and headers with the prefix ``gworkers-retry-`` that say whose it is, how often
+it has been tried, and where it came from; they are taken off again when it is read. A retry topic may be shared by groups that consume
+the same topic: each passes over what is not its own.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from gworkers.pipeline.job import Job, Row
+
+PREFIX = "gworkers-retry-"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a message of a retry topic came from. timestamp, sent (to the retry topic), first_failure: milliseconds since the epoch."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    sent: int
+    first_failure: int
+
+
+def row(job: Job, topic: str, group: str) -> Row:
+    """The row that sends a failed job to the retry topic ``topic``. Its timestamp is now: from then on the delay counts."""
+    now = int(time.time() * 1000)
+    origin = job.origin
+    partition = job.partition
+    told = {
+        "group": group,
+        "attempts": str(job.attempt),
+        "first-failure": str(origin.first_failure if origin is not None else now),
+        "topic": origin.topic if origin is not None else partition.topic,
+        "partition": str(origin.partition if origin is not None else partition.number),
+        "offset": str(origin.offset if origin is not None else job.offset),
+        "timestamp": str(job.timestamp),
+    }
+    headers = [*job.headers, *((PREFIX + name, text.encode()) for name, text in told.items())]
+    return topic, None, job.key, job.value, headers, now
+
+
+def take_back(job: Job, group: str) -> bool:
+    """Make a job that was read from a retry topic what it was before; False when it is not this group's."""
+    told = {name.removeprefix(PREFIX): value.decode() for name, value in job.headers if name.startswith(PREFIX) and value is not None}
+    if told.get("group") != group:
+        return False
+    try:
+        timestamp = int(told["timestamp"])
+        origin = Origin(told["topic"], int(told["partition"]), int(told["offset"]), timestamp, job.timestamp, int(told["first-failure"]))
+        attempts = int(told["attempts"])
+    except (KeyError, ValueError):
+        return True  # somebody else wrote it: a message like any other
+    job.headers = [(name, value) for name, value in job.headers if not name.startswith(PREFIX)]
+    job.attempt = attempts + 1
+    job.timestamp = timestamp
+    job.origin = origin
+    return True
