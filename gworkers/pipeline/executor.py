@@ -6,6 +6,7 @@ to run. Each job has then ``rows`` or ``error`` set and stands in ``block.done``
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from queue import SimpleQueue
@@ -81,6 +82,8 @@ class Block:
                 break
             slot.job = job
             handle(job)
+            if _forked:
+                _end_child(job)
             finished(job)
         slot.job = self.slot = None
         self.busy = time.perf_counter() - begun
@@ -104,6 +107,8 @@ class Block:
             except HandlerTimeout as error:  # raised between the handler and the end
                 ours = limit.end()
                 job.rows, job.error = None, error
+            if _forked:
+                _end_child(job)
             if not ours:
                 break
             if isinstance(job.error, HandlerTimeout):
@@ -124,6 +129,24 @@ class Block:
         self.slot = None
         self.busy = time.perf_counter() - self.started
         self.done.append(job)
+
+
+_forked = False  # True in a child process that a handler has forked
+
+
+def watch_forks() -> None:
+    """From now on a child that a handler forks, and that comes back from the handler, ends there: it is no second server."""
+    os.register_at_fork(after_in_child=_mark_child)
+
+
+def _mark_child() -> None:
+    global _forked
+    _forked = True
+
+
+def _end_child(job: Job) -> None:
+    code = job.error.code if isinstance(job.error, SystemExit) else int(job.error is not None)
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def over_limit(timeout: float) -> str:
@@ -174,6 +197,7 @@ class ThreadExecutor:
         self.stuck: set[Block] = set()
 
     def start(self) -> None:
+        watch_forks()
         self._wake.start(self._collect)
         for _ in range(self._threads):
             self._pool.spawn(self._serve)
@@ -242,7 +266,7 @@ class GreenletExecutor:
         self.stuck: set[Block] = set()
 
     def start(self) -> None:
-        pass
+        watch_forks()
 
     def run(self, block: Block) -> None:
         slot = log_context.claim_greenlet()

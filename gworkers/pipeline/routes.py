@@ -124,9 +124,19 @@ def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any]
         except gevent.GreenletExit:
             raise
         except BaseException as error:  # SystemExit and the like fail the message, not the process
-            job.error = error
+            job.error = _presentable(error)
 
     return Route(name, config, handle)
+
+
+def _presentable(error: BaseException) -> BaseException:
+    """The error itself, or another in its place when it fails as soon as it is looked at: it must do so here and not on the hub."""
+    try:
+        for name in ("__class__", "__cause__", "__context__", "__traceback__", "args", "retry_after", "errno", "description", "code"):
+            getattr(error, name, None)
+    except Exception as failed:
+        return RuntimeError(f"the handler raised a {type(error).__name__}, which fails when it is looked at: {type(failed).__name__}")
+    return error
 
 
 def _checks(config: schema.Route) -> Callable[[Job], None] | None:
