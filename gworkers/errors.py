@@ -121,3 +121,9 @@ class PassedOverError(MessageError):
     """No failure: the message is finished without having been handled."""
 
     reason = "passed-over"
+
+
+class KilledError(MessageError):
+    """The process died again and again while the message ran."""
+
+    reason = "killed the process"

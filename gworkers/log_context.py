@@ -16,6 +16,7 @@ import gevent.monkey
 
 if TYPE_CHECKING:
     from gworkers.pipeline.job import Job
+    from gworkers.pipeline.journal import Records
     from gworkers.pipeline.time_limits import Limit
 
 #: What a log record of a message carries in its attribute ``gworkers``.
@@ -25,9 +26,11 @@ FIELDS = ("topic", "partition", "offset", "key")
 class Slot:
     """What one thread or greenlet is running now."""
 
-    __slots__ = ("deadline", "job", "limit")
+    __slots__ = ("at", "deadline", "job", "limit", "records")
 
-    def __init__(self) -> None:
+    def __init__(self, records: Records) -> None:
+        self.records = records  # where what runs is noted
+        self.at = records.claim()
         self.job: Job | None = None
         self.limit: Limit | None = None  # where a route with a timeout has run
         self.deadline: float | None = None  # of the running job, as time.monotonic() tells it
@@ -37,24 +40,28 @@ _threads: dict[int, Slot] = {}
 _ident = gevent.monkey.get_original("_thread", "get_ident")
 
 
-def claim_thread() -> Slot:
+def claim_thread(records: Records) -> Slot:
     """The slot of this native thread, until release_thread."""
-    slot = _threads[_ident()] = Slot()
+    slot = _threads[_ident()] = Slot(records)
     return slot
 
 
 def release_thread() -> None:
-    _threads.pop(_ident(), None)
+    slot = _threads.pop(_ident(), None)
+    if slot is not None:
+        slot.records.release(slot.at)
 
 
-def claim_greenlet() -> Slot:
+def claim_greenlet(records: Records) -> Slot:
     """The slot of this greenlet, until release_greenlet."""
-    slot = Slot()
+    slot = Slot(records)
     gevent.getcurrent().gworkers_slot = slot
     return slot
 
 
 def release_greenlet() -> None:
+    slot: Slot = gevent.getcurrent().gworkers_slot
+    slot.records.release(slot.at)
     del gevent.getcurrent().gworkers_slot
 
 

@@ -241,6 +241,9 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
                 path = ("routes", name, key)
                 text = f"the route consumes {topic_name} itself, so every message would come back to it; name another topic"
                 yield Problem(document.where(path), dotted(path), text)
+    if config.state_dir is None and ("poison",) in document.origins:
+        path = ("poison",)
+        yield Problem(document.where(path), "poison", "who kills the process is told by the journal in state_dir; name a folder there")
     if config.buffer.messages < config.concurrency:
         path = ("buffer", "messages") if ("buffer", "messages") in document.origins else ("concurrency",)
         text = (

@@ -290,7 +290,11 @@ class Transaction(Section):
 class Poison(Section):
     """Messages that kill the process."""
 
-    deaths: int = Field(3, ge=1, description="After how many deaths in a row a message is given up.")
+    deaths: int = Field(
+        3,
+        ge=1,
+        description="After how many deaths in a row, with nothing beside it at the last, a message is not run again but dead-lettered.",
+    )
 
 
 class Logging(Section):
@@ -336,8 +340,14 @@ class Config(Section):
     rebalance: Rebalance = Field(Rebalance(), description="Partitions that move to another process.")
     instance: str | None = later(description="Names this member.", examples=["%(host)s-%(process)s"])
     transaction: Transaction | None = later(description="Exactly-once delivery.")
-    state_dir: str | None = later(description="A folder for the journal of running messages.", examples=["/var/lib/gworkers"])
-    poison: Poison | None = later(description="Messages that kill the process.")
+    state_dir: str | None = Field(
+        None,
+        min_length=1,
+        description="A folder for the journal of running messages, which outlives the process; relative to the configuration file. It "
+        "tells which messages ran when the process died.",
+        examples=["/var/lib/gworkers"],
+    )
+    poison: Poison = Field(Poison(), description="Messages that kill the process; with `state_dir`.")
     max_stuck_handlers: int = Field(
         8, ge=0, description="How many handlers may be stuck past their timeout; with one more the process drains and ends with status 75."
     )

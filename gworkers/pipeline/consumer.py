@@ -70,6 +70,7 @@ class Consumer:
         withdraw: Callable[[Partition], None],
         fence: Callable[[Partition], None],
         lost: Callable[[], None],
+        arrived: Callable[[list[Partition]], None],
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._client = client
@@ -94,7 +95,15 @@ class Consumer:
         self.shares = Shares(buffer)
         self.committer = Committer(client, self.partitions, stats, interval=commit_interval, with_map=commit_map)
         self.rebalance = Rebalance(
-            client, routes, self.partitions, self.committer, grace=rebalance_grace, withdraw=withdraw, fence=fence, lost=lost
+            client,
+            routes,
+            self.partitions,
+            self.committer,
+            grace=rebalance_grace,
+            withdraw=withdraw,
+            fence=fence,
+            lost=lost,
+            arrived=arrived,
         )
         self.last_poll = time.monotonic()
         self.last_message = time.monotonic()

@@ -6,6 +6,7 @@ to run. Each job has then ``rows`` or ``error`` set and stands in ``block.done``
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from gworkers import log_context
 from gworkers.config.units import format_duration
 from gworkers.message import HandlerTimeout
 from gworkers.pipeline.job import Job
+from gworkers.pipeline.journal import Records
 from gworkers.pipeline.routes import Route
 from gworkers.pipeline.time_limits import Limit
 
@@ -75,18 +77,27 @@ class Block:
         handle, take, finished = self.route.handle, self.todo.popleft, self.done.append
         begun = self.started = time.perf_counter()
         self.slot = slot
+        running, at = self._enter(slot)
         while True:
             try:
                 job = take()
             except IndexError:
                 break
             slot.job = job
+            running[at] = job.offset
             handle(job)
             if _forked:
                 _end_child(job)
             finished(job)
+        running[at] = -1
         slot.job = self.slot = None
         self.busy = time.perf_counter() - begun
+
+    def _enter(self, slot: log_context.Slot) -> tuple[Any, int]:
+        """Note in the journal whose messages these are; where each of them is noted."""
+        with contextlib.suppress(IndexError):  # nothing is left of it: the hub has taken all of it back
+            slot.records.enter(slot.at, self.todo[0].partition)
+        return slot.records.offsets, slot.at
 
     def _run_limited(self, slot: log_context.Slot, timeout: float) -> None:
         """``run`` for a route with a time limit: 0.5 µs a message more."""
@@ -94,12 +105,14 @@ class Block:
         begun = self.started = time.perf_counter()
         limit = slot.limit = slot.limit or Limit()
         self.slot = slot
+        running, at = self._enter(slot)
         while True:
             try:
                 job = take()
             except IndexError:
                 break
             slot.job = job
+            running[at] = job.offset
             try:
                 slot.deadline = limit.begin() + timeout
                 handle(job)
@@ -114,6 +127,7 @@ class Block:
             if isinstance(job.error, HandlerTimeout):
                 job.error.args = (over_limit(timeout),)
             finished(job)
+        running[at] = -1
         slot.job = slot.deadline = None
         if not self.abandoned:
             self.slot = None
@@ -183,8 +197,9 @@ class ThreadExecutor:
 
     replaces_workers = False
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, records: Records) -> None:
         self._threads = threads
+        self._records = records
         self._pool = ThreadPool(threads)
         self._inbox: SimpleQueue[Block | None] = SimpleQueue()
         self._finished: deque[Block] = deque()
@@ -226,7 +241,7 @@ class ThreadExecutor:
             watcher.close()
 
     def _serve(self) -> None:
-        slot = log_context.claim_thread()
+        slot = log_context.claim_thread(self._records)
         get, finished = self._inbox.get, self._finished.append
         while (block := get()) is not None:
             block.run(slot)
@@ -261,7 +276,8 @@ class GreenletExecutor:
 
     replaces_workers = True
 
-    def __init__(self) -> None:
+    def __init__(self, records: Records) -> None:
+        self._records = records
         self._last_turn = time.perf_counter()
         self.stuck: set[Block] = set()
 
@@ -269,7 +285,7 @@ class GreenletExecutor:
         watch_forks()
 
     def run(self, block: Block) -> None:
-        slot = log_context.claim_greenlet()
+        slot = log_context.claim_greenlet(self._records)
         block.waiter = gevent.getcurrent()
         try:
             block.run(slot)

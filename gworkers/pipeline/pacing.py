@@ -90,6 +90,10 @@ class Pacing:
         if bucket is not None:
             bucket.take(count)
 
+    def free(self, route: Route) -> bool:
+        """Whether all of the route's limits have room."""
+        return all(limit.used < limit.count for limit in self._uses[route.name])
+
     def returned(self, route: Route, count: int) -> None:
         """Jobs of a block have been given back before they began."""
         bucket = self._buckets.get(route.name)

@@ -9,6 +9,7 @@ from gworkers.pipeline.job import Job
 from gworkers.pipeline.offsets import Offsets
 
 if TYPE_CHECKING:
+    from gworkers.pipeline.quarantine import Suspect
     from gworkers.pipeline.routes import Route
 
 
@@ -27,12 +28,14 @@ class Partition:
         "delay",
         "held",
         "in_flight",
+        "label",
         "lanes",
         "number",
         "offsets",
         "ready",
         "route",
         "started",
+        "suspects",
         "topic",
         "waiting",
     )
@@ -54,6 +57,8 @@ class Partition:
         self.aside = False  # for now nothing of it may be taken
         self.delay = delay  # seconds after its timestamp before a message may run
         self.waiting = 0  # jobs in ready and in lanes
+        self.label = b""  # its name as the journal writes it
+        self.suspects: dict[int, Suspect] | None = None  # by offset: what ran when processes died
 
     @property
     def name(self) -> str:

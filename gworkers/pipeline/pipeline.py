@@ -24,6 +24,7 @@ from gworkers.pipeline.job import Job
 from gworkers.pipeline.pacing import Pacing
 from gworkers.pipeline.partition import Partition
 from gworkers.pipeline.producer import Producer
+from gworkers.pipeline.quarantine import Quarantine, Suspects
 from gworkers.pipeline.retries import Retries, delay_of, hopeless
 from gworkers.pipeline.routes import Route
 from gworkers.pipeline.scheduler import Scheduler
@@ -45,6 +46,7 @@ class Pipeline:
         consumer: Any,
         producer: Any,
         fatal: Callable[[BaseException], None],
+        suspects: Suspects | None = None,
     ) -> None:
         self.stats = Stats()
         self.buffer = Buffer(config.buffer.messages, config.buffer.bytes)
@@ -66,6 +68,17 @@ class Pipeline:
             max_stuck=config.max_stuck_handlers,
             fatal=fatal,
         )
+        self.quarantine: Quarantine | None = None
+        if suspects is not None:
+            self.quarantine = self.workers.quarantine = Quarantine(
+                suspects,
+                config.poison.deaths,
+                run=self.workers.run,
+                alone=self.workers.hold,
+                free=lambda job: self.pacing.free(job.partition.route),
+                fail=self.fail,
+                give_back=self.give_back,
+            )
         self.retries = Retries(self._again)
         self.producer = Producer(producer, self.settle, self.fail, fatal)
         self.consumer = Consumer(
@@ -82,6 +95,7 @@ class Pipeline:
             withdraw=self.withdraw,
             fence=self.fence,
             lost=self.producer.abandon,
+            arrived=self.quarantine.assigned if self.quarantine is not None else lambda partitions: None,
             fatal=fatal,
         )
         self.producer.guard(self.consumer.membership)
@@ -208,6 +222,8 @@ class Pipeline:
             self.stats.done += 1
             if job.dead:
                 self.stats.dead_lettered += 1
+                if self.quarantine is not None:
+                    self.quarantine.settled(job)
             if self.scheduler.finish(job):
                 self.workers.wake()
         else:
@@ -245,6 +261,8 @@ class Pipeline:
             self._release(job)
         for job in self.retries.drop(partition):
             self.give_back(job)
+        for job in self.quarantine.drop(partition) if self.quarantine is not None else ():
+            self.give_back(job)
 
     def fence(self, partition: Partition) -> None:
         """From now on nothing that becomes of this partition's jobs counts."""
@@ -262,6 +280,8 @@ class Pipeline:
         self.retries.start()
         self.executor.start()
         self.workers.start()
+        if self.quarantine is not None:
+            self.quarantine.start()
         self.consumer.start()
 
     def drain(self) -> None:
@@ -282,6 +302,8 @@ class Pipeline:
     def stop(self, timeout: float) -> bool:
         """Stop in the order of the way: commit what is settled, leave the group, close the producer. Blocks; True when all is committed."""
         self.workers.kill()
+        if self.quarantine is not None:
+            self.quarantine.stop()
         self.retries.stop()
         committed = self.consumer.stop(timeout)
         self.producer.stop(timeout)

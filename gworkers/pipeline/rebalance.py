@@ -44,6 +44,7 @@ class Rebalance:
         withdraw: Callable[[Partition], None],
         fence: Callable[[Partition], None],
         lost: Callable[[], None],
+        arrived: Callable[[list[Partition]], None],
     ) -> None:
         self._client = client
         self._routes = routes
@@ -52,6 +53,7 @@ class Rebalance:
         self._withdraw = withdraw
         self._fence = fence
         self._after_loss = lost
+        self._arrived = arrived
         self._foreign: set[str] = set()  # what has been said about metadata
         self.grace = grace
 
@@ -93,6 +95,7 @@ class Rebalance:
                 self._begin_at(partition, found.offset, found.metadata)
             added.append(partition)
         if added:
+            self._arrived(added)
             log.info("assigned: %s", names(added))
 
     def _begin_at(self, partition: Partition, offset: int, metadata: str) -> None:

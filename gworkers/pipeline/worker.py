@@ -30,6 +30,7 @@ from gworkers.pipeline.executor import Block, Executor, over_limit
 from gworkers.pipeline.job import Job
 from gworkers.pipeline.pacing import Pacing
 from gworkers.pipeline.partition import Partition
+from gworkers.pipeline.quarantine import Quarantine
 from gworkers.pipeline.scheduler import Scheduler
 from gworkers.pipeline.stats import Stats
 from gworkers.pipeline.time_limits import GRACE
@@ -71,6 +72,8 @@ class Workers:
         self._idle: deque[Any] = deque()  # greenlets that found nothing to do
         self._blocks: set[Block] = set()  # being run
         self._stopping = False
+        self._held = False  # nothing is begun: a suspect runs alone
+        self.quarantine: Quarantine | None = None
         self.beat = time.monotonic()  # when the hub last had a turn for the guard
         self._hub = gevent.hub.get_hub()
         self._guard: gevent.Greenlet | None = None
@@ -115,30 +118,49 @@ class Workers:
         return self._pacing.most(partition) if route.paced else route.block_size
 
     def _work(self) -> None:
-        scheduler, executor, stats, blocks = self._scheduler, self._executor, self._stats, self._blocks
+        take, most, quarantine = self._scheduler.take, self._most, self.quarantine
         while not self._stopping:
-            jobs = scheduler.take(self._most)
+            jobs = take(most) if not self._held else []
             if not jobs:
                 self._idle.append(gevent.getcurrent())
                 self._hub.switch()
                 continue
-            route = jobs[0].partition.route
-            block = Block(route, jobs)
-            stats.running += len(jobs)
-            blocks.add(block)
-            if route.paced:
-                self._pacing.begun(route, len(jobs))
-            try:
-                executor.run(block)
-            finally:
-                blocks.discard(block)
-                if route.paced:
-                    self._pacing.ended(route)
-            if block.abandoned and executor.replaces_workers:
+            if quarantine is not None and jobs[0].partition.suspects:
+                jobs = quarantine.take_out(jobs)
+                if not jobs:
+                    continue
+            if not self.run(jobs):
                 return  # another worker has taken this one's place
-            stats.busy += block.busy
-            route.measured(block.busy, len(block.done))
-            self._pass_on(block)
+
+    def run(self, jobs: list[Job]) -> bool:
+        """Have jobs of one partition run, and pass on what becomes of them. Blocks; False when this greenlet is given up meanwhile."""
+        executor, stats, blocks = self._executor, self._stats, self._blocks
+        route = jobs[0].partition.route
+        block = Block(route, jobs)
+        stats.running += len(jobs)
+        blocks.add(block)
+        if route.paced:
+            self._pacing.begun(route, len(jobs))
+        try:
+            executor.run(block)
+        finally:
+            blocks.discard(block)
+            if route.paced:
+                self._pacing.ended(route)
+        if block.abandoned and executor.replaces_workers:
+            return False
+        stats.busy += block.busy
+        route.measured(block.busy, len(block.done))
+        self._pass_on(block)
+        return True
+
+    def hold(self, held: bool) -> None:
+        """True: begin nothing, and wait until nothing runs. False: go on."""
+        self._held = held
+        while self._held and self._blocks:
+            gevent.sleep(GUARD_INTERVAL)
+        if not held:
+            self.wake()
 
     def _pass_on(self, block: Block) -> None:
         """Hand on what has finished since the last look."""

@@ -28,10 +28,12 @@ from gworkers.config.units import format_duration
 from gworkers.errors import ConfigError, Exit, GworkersError, Problem, RestartError
 from gworkers.kafka import embedded, green, options
 from gworkers.kafka.clients import Clients
-from gworkers.pipeline import application
+from gworkers.pipeline import application, journal, quarantine
 from gworkers.pipeline.executor import Executor, GreenletExecutor, ThreadExecutor
 from gworkers.pipeline.hub_guard import HubGuard
+from gworkers.pipeline.journal import Journal, JournalError, Nothing, Records
 from gworkers.pipeline.pipeline import Pipeline
+from gworkers.pipeline.quarantine import Suspects
 from gworkers.pipeline.routes import RETRY, Route
 from gworkers.server import logs, runtime
 from gworkers.server.admin import Admin
@@ -96,6 +98,7 @@ class Server:
         self._progress: Progress | None = None
         self._watch: Watch | None = None
         self._hub_guard: HubGuard | None = None
+        self._journal: Journal | None = None
         self._watchers: list[Any] = []
         self.pipeline: Pipeline | None = None
         self.admin_address: str | None = None
@@ -139,6 +142,7 @@ class Server:
         problems = list(options.problems(self._loaded))
         if problems:
             raise ConfigError(*problems)
+        suspects = self._look_back()
         self._catch_signals()
         servers = self._servers()
         clients = Clients(self._loaded, servers)
@@ -146,7 +150,9 @@ class Server:
         producer = clients.producer()
         clients.make_topics(consumer, {name: name.rpartition(RETRY)[0] for route in routes for name in route.retry_topics})
         application.run_setup(self._loaded)
-        self.pipeline = Pipeline(self._config, routes, self._executor(), workers_for(self._config), consumer, producer, self.fail)
+        config = self._config
+        executor = self._executor(self._journal or Nothing())
+        self.pipeline = Pipeline(config, routes, executor, workers_for(config), consumer, producer, self.fail, suspects)
         if self._config.admin.bind is not None:
             self._admin = Admin(self._config.admin.bind, self.pipeline)
             self.admin_address = self._admin.start()
@@ -181,8 +187,22 @@ class Server:
         consumed = [topic for route in self._config.routes.values() for topic in route.topics]
         return sum(count for topic, count in self._embedded.sampled.items() if topic in consumed)
 
-    def _executor(self) -> Executor:
-        return ThreadExecutor(self._config.concurrency) if self._config.executor == "thread" else GreenletExecutor()
+    def _executor(self, records: Records) -> Executor:
+        return ThreadExecutor(self._config.concurrency, records) if self._config.executor == "thread" else GreenletExecutor(records)
+
+    def _look_back(self) -> Suspects | None:
+        """With a state directory: what ran when processes died before this one; and begin to note what runs in this one."""
+        config = self._config
+        if config.state_dir is None:
+            return None
+        try:
+            folder = journal.folder_of(self._loaded.folder / config.state_dir, config.kafka.group)
+            suspects = quarantine.gather(folder)
+            self._journal = Journal(folder, workers_for(config) + config.max_stuck_handlers + 1)
+        except JournalError as error:
+            raise ConfigError(Problem(self._loaded.document.where(("state_dir",)), "state_dir", str(error))) from None
+        suspects.own = self._journal.path
+        return suspects
 
     def _announce(self, routes: list[Route], servers: str) -> None:
         config = self._config
@@ -211,6 +231,8 @@ class Server:
         if self._signals > 1:
             log.warning("%s again: ending at once; what was running will be delivered again", signal.Signals(number).name)
             self._forget()
+            if self._journal is not None:
+                self._journal.close()
             os._exit(Exit.UNSETTLED)
         log.info("%s: draining for up to %s", signal.Signals(number).name, format_duration(self._config.shutdown.grace))
         self._stop_asked.set()
@@ -245,6 +267,8 @@ class Server:
         if self._admin is not None:
             self._admin.stop()
         self._forget()
+        if self._journal is not None:
+            self._journal.close()
         for watcher in self._watchers:
             watcher.cancel()
 

@@ -163,14 +163,17 @@ def test_what_is_wrong_is_said_with_its_line_and_its_key(tmp_path: Path, text: s
 @pytest.mark.parametrize(
     "line",
     [
-        "state_dir: /var/lib/x",
         "transaction: {interval: 100ms}",
-        "poison: {deaths: 2}",
         "max_messages: 10",
     ],
 )
 def test_a_key_whose_feature_comes_later_is_refused_not_ignored(tmp_path: Path, line: str) -> None:
     assert problems(tmp_path, GOOD + line) == [f"app.yaml:7: {line.split(':')[0]}: not built yet; leave it out"]
+
+
+def test_poison_needs_a_journal(tmp_path: Path) -> None:
+    (sentence,) = problems(tmp_path, GOOD + "poison: {deaths: 2}")
+    assert sentence == "app.yaml:7: poison: who kills the process is told by the journal in state_dir; name a folder there"
 
 
 @pytest.mark.parametrize("line", ["delivery: exactly-once", "processes: 4", "concurrency: auto"])

@@ -13,11 +13,12 @@ import pytest
 
 from gworkers.pipeline.executor import Block, ThreadExecutor
 from gworkers.pipeline.job import Job
+from gworkers.pipeline.journal import Nothing
 
 
 @pytest.fixture
 def threads() -> Iterator[ThreadExecutor]:
-    executor = ThreadExecutor(4)
+    executor = ThreadExecutor(4, Nothing())
     executor.start()
     yield executor
     executor.stop()

@@ -15,6 +15,7 @@ import pytest
 from gworkers import log_context
 from gworkers.config import schema
 from gworkers.pipeline.job import Job
+from gworkers.pipeline.journal import Nothing
 from gworkers.pipeline.partition import Partition
 from gworkers.server import logs
 
@@ -46,12 +47,12 @@ def test_lines_of_a_handler_carry_its_message_in_threads_and_in_greenlets(logger
     log, stream, _ = logger
 
     def in_a_thread() -> None:
-        log_context.claim_thread().job = job()
+        log_context.claim_thread(Nothing()).job = job()
         log.info("from %s", "a thread", extra={"key": "mine", "total": 3})
         log_context.release_thread()
 
     def in_a_greenlet() -> None:
-        log_context.claim_greenlet().job = job()
+        log_context.claim_greenlet(Nothing()).job = job()
         log.info("from a greenlet")
         log_context.release_greenlet()
         log.info("outside")

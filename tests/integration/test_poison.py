@@ -1,0 +1,59 @@
+"""Messages that kill the process: each is found, and nothing else is lost with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.servers import configuration, consume, create_topic, produce, unique
+
+APP = """
+import ctypes, os, time
+def handle(value):
+    time.sleep(0.002)
+    if value == b"segfault":
+        ctypes.string_at(0)
+    if value == b"exit":
+        os._exit(0)
+    return value
+"""
+
+
+@pytest.mark.parametrize(("deaths", "poison", "most"), [(3, [b"segfault"], 4), (1, [b"segfault"], 2), (3, [b"segfault", b"exit"], 6)])
+def test_only_what_kills_the_process_is_dead_lettered(
+    kafka_servers: str, source: str, output: str, start: Any, executor: str, tmp_path: Path, deaths: int, poison: list[bytes], most: int
+) -> None:
+    dead = create_topic(kafka_servers, unique("dead"))
+    values = [b"%d" % n for n in range(5000)]
+    for index, value in enumerate(poison):
+        values[1700 + 900 * index] = value
+    produce(kafka_servers, source, ((b"k%d" % (n % 50), value) for n, value in enumerate(values)))
+    config = configuration(
+        kafka_servers,
+        "app:handle",
+        source,
+        output,
+        executor=executor,
+        order="key",
+        dead_letter=dead,
+        state_dir=str(tmp_path / "state"),
+        poison={"deaths": deaths},
+    )
+    config["kafka"]["consumer"] = {"session_timeout_ms": 6000}
+    died = 0
+    while True:
+        server = start(config, "--until-idle", "1s", app=APP)
+        server.wait(90)
+        if "everything settled" in server.log:
+            break
+        died += 1
+        assert died <= most, server.log
+    assert died >= deaths
+    letters = consume(kafka_servers, dead)
+    assert sorted(letter.value() for letter in letters) == sorted(poison)
+    assert {dict(letter.headers())["gworkers-reason"] for letter in letters} == {b"killed the process"}
+    results = Counter(record.value() for record in consume(kafka_servers, output))
+    assert set(results) == set(values) - set(poison)
