@@ -98,6 +98,10 @@ class EncodeError(MessageError):
     reason = "unencodable"
 
 
+class BatchResultError(EncodeError):
+    """What the handler said of a batch does not fit the batch."""
+
+
 class RecordTooLargeError(MessageError):
     """A result is larger than the producer may send."""
 

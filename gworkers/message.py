@@ -1,4 +1,4 @@
-"""The names an application may use: Message, Record, Retry, Reject, HandlerTimeout, time_left.
+"""The names an application may use: Message, Record, Retry, Reject, BatchError, HandlerTimeout, time_left.
 
 None of them has to be used: a handler is any function of the value. They are for handlers that want to see where a
 message came from (``pass: message``), to send elsewhere than to the route's output, or to overrule the retry policy.
@@ -7,7 +7,7 @@ message came from (``pass: message``), to send elsewhere than to the route's out
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,22 @@ class Reject(Exception):
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason or "the handler rejected the message")
+
+
+class BatchError(Exception):
+    """Raised by the handler of a route with ``batch``: only these messages have failed, the others are done.
+
+    ``errors`` has the failed ones by their index in the list the handler got, each with its exception, which may be a Retry or a Reject.
+    ``results``, one entry for each message of the list, are the results of the others; without them they have none.
+    """
+
+    def __init__(self, errors: Mapping[int, BaseException], results: Sequence[Any] | None = None) -> None:
+        wrong = next((error for error in errors.values() if not isinstance(error, BaseException)), None)
+        if wrong is not None:
+            raise TypeError(f"BatchError wants an exception for each index, not a {type(wrong).__name__}")
+        super().__init__(f"{len(errors)} of a batch failed")
+        self.errors = dict(errors)
+        self.results = results
 
 
 class HandlerTimeout(BaseException):

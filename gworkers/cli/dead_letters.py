@@ -258,7 +258,7 @@ def replay(to: str | None, rate: str | None, dry_run: bool, **options: Any) -> N
 def _paced(letters: Iterable[Letter], bucket: Bucket | None) -> Iterator[Letter]:
     for letter in letters:
         while bucket is not None and not bucket.allowed(time.monotonic()):
-            time.sleep(bucket.wait())
+            time.sleep(bucket.wait(1))
         if bucket is not None:
             bucket.take(1)
         yield letter

@@ -227,6 +227,13 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
             if route.order == "none":
                 why = "the names of the topics to make follow from topics; name them in place of a pattern"
             yield Problem(document.where(path), dotted(path), why + ", or leave it out")
+        if route.batch is not None and route.batch.by == "key" and route.order != "key":
+            path = ("routes", name, "batch", "by")
+            yield Problem(document.where(path), dotted(path), f"batches of a key keep its order; write order: key, not {route.order}")
+        if route.batch is not None and route.batch.max_messages > config.buffer.messages:
+            path = ("routes", name, "batch", "max_messages")
+            text = f"more than buffer.messages ({config.buffer.messages}), so a batch would never fill; make one of them fit the other"
+            yield Problem(document.where(path), dotted(path), text)
         for index, limit in enumerate(route.uses):
             if limit not in config.limits:
                 path = ("routes", name, "uses", index)

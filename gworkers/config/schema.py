@@ -134,8 +134,13 @@ class Batch(Section):
     """The handler gets several messages at once."""
 
     max_messages: int = Field(100, ge=1, description="The largest batch.")
-    max_bytes: Size = Field(2**20, description="The largest batch, in bytes of values.")
+    max_bytes: Size = Field(2**20, description="The largest batch, in bytes of keys, values and headers; one larger message goes alone.")
     max_wait: Duration = Field(0.1, description="How long a batch waits to fill.")
+    by: Literal["partition", "key"] = Field(
+        "partition",
+        description="What a batch is of: messages of one partition, with `order: key` each of another key; or, with `order: key` only, "
+        "messages of one key in their order.",
+    )
 
 
 class MaxAge(Section):
@@ -185,7 +190,12 @@ class Route(Section):
     dead_letter: TopicName | None = Field(
         None, description="Where messages go that failed for good; without it the process stops at the first.", examples=["orders.dead"]
     )
-    batch: Batch | None = later(description="The handler gets lists.", examples=[{"max_messages": 100}])
+    batch: Batch | None = Field(
+        None,
+        description="The handler gets a list of what it would get one at a time, and returns nothing, one result for all, or a list with "
+        "an entry for each. When it raises, all of them have failed, unless it raises `gworkers.BatchError`.",
+        examples=[{"max_messages": 100}],
+    )
     rate: RateText | None = Field(
         None,
         description="How many messages a process may hand to the handler in a time; `burst` is how many may go at once after a quiet time, "

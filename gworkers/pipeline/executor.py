@@ -145,6 +145,71 @@ class Block:
         self.done.append(job)
 
 
+class Batch(Block):
+    """Jobs that are handed to the handler together: none of them is begun, or all are."""
+
+    __slots__ = ("handed", "jobs", "whole")
+
+    def __init__(self, route: Route, jobs: list[Job]) -> None:
+        super().__init__(route, [])
+        self.jobs = jobs
+        self.handed = [job for job in jobs if job.rows is None and job.error is None]  # the others are through with the handler
+        self.whole: list[Job] = []  # those that failed because the batch did
+
+    @property
+    def unfinished(self) -> list[Job]:
+        return [] if self.done else self.jobs
+
+    def run(self, slot: log_context.Slot) -> None:
+        jobs, timeout, handle = self.jobs, self.route.timeout, self.route.handle_batch
+        assert handle is not None
+        begun = self.started = time.perf_counter()
+        limit = slot.limit = slot.limit or Limit()
+        self.slot = slot
+        slot.records.enter(slot.at, jobs[0].partition)
+        running, at = slot.records.offsets, slot.at
+        slot.job = jobs[0]
+        running[at + 1] = max(job.offset for job in jobs)
+        running[at] = min(job.offset for job in jobs)
+        ours = True
+        if timeout is None:
+            self.whole = handle(jobs)
+        else:
+            try:
+                slot.deadline = limit.begin() + timeout
+                self.whole = handle(jobs)
+                ours = limit.end()
+            except HandlerTimeout as error:  # raised between the handler and the end
+                ours = limit.end()
+                self.whole = self.handed
+                for job in self.handed:
+                    job.rows, job.error = None, error
+        if _forked:
+            _end_child(jobs[0])
+        if ours:
+            for job in self.whole:
+                if timeout is not None and isinstance(job.error, HandlerTimeout):
+                    job.error.args = (over_limit(timeout),)
+            self.done.extend(jobs)
+        running[at] = running[at + 1] = -1
+        slot.job = slot.deadline = None
+        if not self.abandoned:
+            self.slot = None
+            self.busy = time.perf_counter() - begun
+
+    def abandon(self) -> None:
+        self.abandoned = True
+        error = HandlerTimeout(f"{over_limit(self.route.timeout or 0)}, and did not end when it was told to")
+        self.whole = [job.again() for job in self.handed]
+        anew = dict(zip(self.handed, self.whole, strict=True))
+        self.jobs = jobs = [anew.get(job, job) for job in self.jobs]
+        for job in self.whole:
+            job.error = error
+        self.slot = None
+        self.busy = time.perf_counter() - self.started
+        self.done.extend(jobs)
+
+
 _forked = False  # True in a child process that a handler has forked
 
 

@@ -1,4 +1,4 @@
-"""How fast and how many at once: ``rate``, ``limits``, ``delay``.
+"""How fast and how many at once: ``rate``, ``limits``, ``delay``, and how long a batch waits to fill.
 
 ``most`` says how many jobs of a partition may be taken now. Where that is none, the scheduler sets the partition aside, which costs the
 others nothing, and Pacing has it looked at again when the time has come or a limit has room: nothing that waits holds a worker.
@@ -6,12 +6,15 @@ others nothing, and Pacing has it looked at again when the time has come or a li
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
 import gevent
 
+from gworkers.config import schema
 from gworkers.config.units import Rate
+from gworkers.pipeline import batches
 from gworkers.pipeline.job import Job
 from gworkers.pipeline.partition import Partition
 from gworkers.pipeline.routes import Route
@@ -38,9 +41,13 @@ class Bucket:
         """``count`` have begun; below 0: have been given back."""
         self._tokens -= count
 
-    def wait(self) -> float:
-        """Seconds until one is allowed, right after ``allowed`` said 0."""
-        return max(0.0, (1 - self._tokens) / self._rate.per_second)
+    def wait(self, count: int) -> float:
+        """Seconds until ``count`` are allowed, right after ``allowed`` said fewer."""
+        return max(0.0, (count - self._tokens) / self._rate.per_second)
+
+    @property
+    def burst(self) -> int:
+        return self._rate.burst
 
 
 class Limit:
@@ -61,12 +68,14 @@ class Pacing:
         self._limits = {name: Limit(count) for name, count in limits.items()}
         now = time.monotonic()
         self._buckets = {route.name: Bucket(route.config.rate, now) for route in routes if route.config.rate is not None}
+        self._timers: dict[Partition, float] = {}  # time.monotonic() when each of these is looked at again
+        scheduler.form = self._form
         self._uses = {route.name: [self._limits[name] for name in route.config.uses] for route in routes}
 
     def most(self, partition: Partition) -> int:
         """How many jobs of ``partition`` may be taken; when 0, ``scheduler.resume`` follows in time."""
         route = partition.route
-        count = route.block_size
+        count = route.batch.max_messages if route.batch is not None else route.block_size
         if partition.delay:
             count, wait = _due(partition, count, time.time())
             if not count:
@@ -76,12 +85,46 @@ class Pacing:
             if limit.used >= limit.count:
                 limit.waiting.append(partition)
                 return 0
+        if route.batch is not None and not route.batch_of_lane:
+            count = self._batch(partition, route.batch, count)
+            if not count:
+                return 0
         bucket = self._buckets.get(route.name)
         if bucket is not None:
+            wanted = 1 if route.batch is None else min(count, bucket.burst)
             count = min(count, bucket.allowed(time.monotonic()))
-            if not count:
-                self._later(partition, max(STEP, bucket.wait()))
+            if count < wanted:
+                self._later(partition, max(STEP, bucket.wait(wanted)))
+                return 0
+        partition.since = None
         return count
+
+    def _batch(self, partition: Partition, batch: schema.Batch, most: int) -> int:
+        """How many of what is ready make a batch that may go now: a full one, or what has come when it has waited long enough."""
+        count, full = batches.length(partition.ready, most, batch, partition.route.config.retry.attempts)
+        if full or not batch.max_wait:
+            return count
+        now = time.monotonic()
+        if partition.since is None:
+            partition.since = now
+        wait = partition.since + batch.max_wait - now
+        if wait <= 0:
+            return count
+        self._later(partition, wait)
+        return 0
+
+    def _form(self, partition: Partition) -> None:
+        """A batch of a lane has begun to fill: have it taken when it has waited long enough."""
+        batch = partition.route.batch
+        assert batch is not None
+        gevent.spawn_later(batch.max_wait, self._formed, partition, batch.max_wait)
+
+    def _formed(self, partition: Partition, max_wait: float) -> None:
+        now = time.monotonic()
+        since = self._scheduler.formed(partition, now - max_wait)
+        if since is not None:
+            gevent.spawn_later(max(0.001, since + max_wait - now), self._formed, partition, max_wait)
+        self._wake()
 
     def begun(self, route: Route, count: int) -> None:
         for limit in self._uses[route.name]:
@@ -110,9 +153,15 @@ class Pacing:
                 self._wake()
 
     def _later(self, partition: Partition, wait: float) -> None:
-        gevent.spawn_later(wait, self._resume, partition)
+        """Have ``partition`` looked at again in ``wait`` seconds; more of it may come before, and what waits then has its timer already."""
+        due = time.monotonic() + wait
+        if self._timers.get(partition, math.inf) > due:
+            self._timers[partition] = due
+            gevent.spawn_later(wait, self._resume, partition, due)
 
-    def _resume(self, partition: Partition) -> None:
+    def _resume(self, partition: Partition, due: float) -> None:
+        if self._timers.get(partition) == due:
+            del self._timers[partition]
         self._scheduler.resume(partition)
         self._wake()
 

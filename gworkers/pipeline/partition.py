@@ -13,10 +13,22 @@ if TYPE_CHECKING:
     from gworkers.pipeline.routes import Route
 
 
+class Forming:
+    """The beginning of a batch of one lane: its first job, which waits for more."""
+
+    __slots__ = ("bytes", "head", "since")
+
+    def __init__(self, head: Job, since: float, size: int) -> None:
+        self.head = head
+        self.since = since  # time.monotonic()
+        self.bytes = size  # of the head and of those behind it
+
+
 class Partition:
     """One assignment of one topic partition. A Job points to it; when ``active`` is False what becomes of the Job counts no more.
 
-    ``ready``, ``aside`` and ``lanes`` belong to the scheduler, ``offsets`` to the settling of jobs, ``committed`` to the committer.
+    ``ready``, ``aside``, ``lanes``, ``forming`` and ``extra`` belong to the scheduler, ``offsets`` to the settling of jobs, ``committed``
+    to the committer.
     """
 
     __slots__ = (
@@ -26,6 +38,8 @@ class Partition:
         "closing",
         "committed",
         "delay",
+        "extra",
+        "forming",
         "held",
         "in_flight",
         "label",
@@ -34,6 +48,7 @@ class Partition:
         "offsets",
         "ready",
         "route",
+        "since",
         "started",
         "suspects",
         "topic",
@@ -55,6 +70,9 @@ class Partition:
         self.ready: deque[Job] = deque()  # jobs that may run now
         self.lanes: dict[Any, deque[Job] | None] = {}  # busy lane → the jobs behind it, None while there are none
         self.aside = False  # for now nothing of it may be taken
+        self.since: float | None = None  # time.monotonic() when its next batch began to fill
+        self.forming: dict[Any, Forming] = {}  # lane → the batch that fills, the longest waiting first
+        self.extra: dict[Any, int] = {}  # lane → how many of a batch are out beside the one that holds the lane
         self.delay = delay  # seconds after its timestamp before a message may run
         self.waiting = 0  # jobs in ready and in lanes
         self.label = b""  # its name as the journal writes it

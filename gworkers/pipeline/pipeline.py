@@ -18,6 +18,7 @@ from gworkers import log_context
 from gworkers.config.schema import Config
 from gworkers.errors import BreakerError, FatalError, MessageError, PassedOverError, RecordTooLargeError
 from gworkers.pipeline import dead_letters, durable
+from gworkers.pipeline.batches import Shared
 from gworkers.pipeline.consumer import Consumer
 from gworkers.pipeline.executor import Executor
 from gworkers.pipeline.job import Job
@@ -64,6 +65,7 @@ class Pipeline:
             executor,
             self.stats,
             self.complete,
+            self.complete_batch,
             self.give_back,
             max_stuck=config.max_stuck_handlers,
             fatal=fatal,
@@ -80,6 +82,7 @@ class Pipeline:
                 give_back=self.give_back,
             )
         self.retries = Retries(self._again)
+        self._sharing: dict[Job, list[Job]] = {}  # a job with the result of a batch → the jobs that are done when it is
         self.producer = Producer(producer, self.settle, self.fail, fatal)
         self.consumer = Consumer(
             consumer,
@@ -102,20 +105,19 @@ class Pipeline:
 
     # -- the way of a job
 
-    def complete(self, job: Job) -> None:
-        """A job's handler has ended, one way or the other."""
+    def complete(self, job: Job) -> bool:
+        """A job's handler has ended, one way or the other. True when it is tried again here."""
         if not job.partition.active:
             self.stats.fenced += 1
             self.give_back(job)
         elif job.error is not None:
-            self.fail(job)
+            return self.fail(job)
         elif job.rows:
             try:
                 self.producer.check(job.rows)
             except RecordTooLargeError as error:
                 job.error = error
-                self.fail(job)
-                return
+                return self.fail(job)
             size = 0
             for row in job.rows:
                 size += len(row[3] or b"")
@@ -125,23 +127,72 @@ class Pipeline:
             self.producer.send(job, job.rows)
         else:
             self.settle(job)
+        return False
 
-    def fail(self, job: Job) -> None:
-        """A job's handler, or the sending of its results, has failed."""
+    def complete_batch(self, jobs: list[Job], whole: list[Job]) -> None:
+        """The handler of a batch has ended. ``whole``: the jobs that failed because it raised; with no attempt left each gets one alone.
+
+        Where the batch is of a key or a partition in its order, those after one that is tried again wait behind it with what became
+        of them: their results are sent after its own.
+        """
+        following = set()
+        for job in jobs:
+            if isinstance(job.rows, Shared) and job.rows.followers:
+                self._sharing[job] = job.rows.followers
+                following.update(job.rows.followers)
+        together = set(whole) if len(whole) > 1 else set()
+        for index, job in enumerate(jobs):
+            if job in following:
+                continue
+            if job in together and job.error is not None and self._counts(job) and delay_of(job) is None:
+                log.info("the batch failed, the next attempt is alone: %s", dead_letters.one_line(job.error), extra=log_context.about(job))
+                self._retry_alone(job)
+                self.stats.retried += 1
+                self.retries.add(job, 0.0)
+            elif not self.complete(job):
+                continue
+            if job.partition.route.batch_of_lane:
+                rest = jobs[index + 1 :]
+                for later in rest:
+                    if later.error is not None and delay_of(later) is not None:
+                        later.attempt += 1
+                        later.error = None
+                    elif later in together:
+                        self._retry_alone(later)
+                        later.attempt += 1
+                self.scheduler.hold(rest)
+                return
+
+    @staticmethod
+    def _counts(job: Job) -> bool:
+        return job.partition.active and not job.partition.closing
+
+    @staticmethod
+    def _retry_alone(job: Job) -> None:
+        """Have the next attempt be one more than there are, which is one alone (batches.alone)."""
+        job.attempt = max(job.attempt, job.partition.route.config.retry.attempts - 1)
+        job.error = None
+
+    def fail(self, job: Job) -> bool:
+        """A job's handler, or the sending of its results, has failed. True when it is tried again here."""
+        if self._sharing and job in self._sharing:
+            for follower in self._sharing.pop(job):
+                follower.rows, follower.error = None, job.error
+                self.fail(follower)
         partition = job.partition
         error = job.error
         assert error is not None
         job.rows = None
         if not partition.active or partition.closing:
             self.give_back(job)
-            return
+            return False
         if isinstance(error, PassedOverError):
             self.stats.passed_over += 1
             self.settle(job)
-            return
+            return False
         if job.dead:
             self._stop_for(job, f"its dead letter cannot be sent to {partition.route.config.dead_letter}: {error}")
-            return
+            return False
         delay = delay_of(job)
         if delay is not None:
             log.info(
@@ -153,17 +204,19 @@ class Pipeline:
                 extra=log_context.about(job),
             )
             self.stats.retried += 1
+            job.error = None
             self.retries.add(job, delay)
-            return
+            return True
         topic = partition.route.next_topic(partition.topic) if not hopeless(job) else None
         if topic is not None:
             self._retry_from(topic, job, error)
-            return
+            return False
         topic = partition.route.config.dead_letter
         if topic is None:
             self._stop_for(job, f"{dead_letters.one_line(error)}, and the route has no dead_letter topic to put it")
-            return
+            return False
         self._dead_letter(job, topic, error)
+        return False
 
     def _retry_from(self, topic: str, job: Job, error: BaseException) -> None:
         log.info(
@@ -215,6 +268,9 @@ class Pipeline:
 
     def settle(self, job: Job) -> None:
         """A job is finished: what it had to send is acknowledged."""
+        if self._sharing and job in self._sharing:
+            for follower in self._sharing.pop(job):
+                self.settle(follower)
         partition = job.partition
         buffer = self.buffer
         if partition.active:
@@ -237,6 +293,9 @@ class Pipeline:
 
     def give_back(self, job: Job) -> None:
         """A taken job is not finished and not run again here: whoever gets its partition next will have it."""
+        if self._sharing and job in self._sharing:
+            for follower in self._sharing.pop(job):
+                self.give_back(follower)
         job.partition.in_flight -= 1
         self._release(job)
 

@@ -60,7 +60,7 @@ class Producer:
         self,
         client: Any,
         settled: Callable[[Job], None],
-        failed: Callable[[Job], None],
+        failed: Callable[[Job], object],
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._client = client

@@ -132,7 +132,7 @@ class Quarantine:
         run: Callable[[list[Job]], object],
         alone: Callable[[bool], None],
         free: Callable[[Job], bool],
-        fail: Callable[[Job], None],
+        fail: Callable[[Job], object],
         give_back: Callable[[Job], None],
     ) -> None:
         self._suspects = suspects

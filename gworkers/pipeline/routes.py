@@ -19,6 +19,7 @@ from gworkers.config.units import format_duration
 from gworkers.errors import DecodeError, EncodeError, ExpiredError, PassedOverError
 from gworkers.expressions import Expression, text_of
 from gworkers.message import INHERIT, Message, Record
+from gworkers.pipeline.batches import HandleBatch, compile_batch
 from gworkers.pipeline.job import Job, Row
 
 Decode = Callable[[bytes], Any]
@@ -32,13 +33,16 @@ HOP_MESSAGES = 64
 class Route:
     """A route, ready to run. ``block_size`` follows the measured time of its handler."""
 
-    def __init__(self, name: str, config: schema.Route, handle: Callable[[Job], None]) -> None:
+    def __init__(self, name: str, config: schema.Route, handle: Callable[[Job], None], handle_batch: HandleBatch | None = None) -> None:
         self.name = name
         self.config = config
         self.handle = handle
-        self.lane_of = _LANES[config.order]
+        self.handle_batch = handle_batch  # in place of ``handle`` on a route with batches
+        self.batch = config.batch
+        self.batch_of_lane = config.batch is not None and (config.batch.by == "key" or config.order == "partition")
+        self.lane_of = _LANES["key of a batch" if self.batch_of_lane and config.order == "key" else config.order]
         self.timeout = config.timeout
-        self.paced = bool(config.rate is not None or config.uses or config.delay or config.retry.topics)
+        self.paced = bool(config.rate is not None or config.uses or config.delay or config.retry.topics or config.batch)
         self.retry_topics = retry_topics(config)
         self.block_size = 1
         self.handler_time = 0.0  # seconds a message, smoothed
@@ -84,6 +88,7 @@ def matches(route: schema.Route, topic: str) -> bool:
 _LANES: dict[str, Callable[[Job], Any] | None] = {
     "none": None,
     "key": lambda job: job.key,
+    "key of a batch": lambda job: job.key if job.key is not None else True,  # those without a key go together
     "partition": lambda job: True,
 }
 
@@ -99,26 +104,30 @@ def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any]
     when = Expression(config.when, schema.WHEN_NAMES) if config.when is not None else None
     when_value = when is not None and "value" in when.names
 
+    def value_of(job: Job) -> Any:
+        """What the handler is called with."""
+        value: Any = job.value
+        if check is not None:
+            check(job)
+        if value is not None:
+            try:
+                value = decode(value)
+            except Exception as error:
+                raise DecodeError(f"the value is no {config.decode}: {error}") from error
+        if when is not None and when_value:
+            _pass_over_unless(when, job, value)
+        if as_message:
+            topic, number, offset = job.partition.topic, job.partition.number, job.offset
+            if job.origin is not None:
+                topic, number, offset = job.origin.topic, job.origin.partition, job.origin.offset
+            deadline = time.monotonic() + timeout if timeout is not None else None
+            headers = tuple(job.headers)
+            value = Message(topic, number, offset, job.key, value, headers, job.timestamp, job.attempt, deadline)
+        return value
+
     def handle(job: Job) -> None:
         try:
-            value: Any = job.value
-            if check is not None:
-                check(job)
-            if value is not None:
-                try:
-                    value = decode(value)
-                except Exception as error:
-                    raise DecodeError(f"the value is no {config.decode}: {error}") from error
-            if when is not None and when_value:
-                _pass_over_unless(when, job, value)
-            if as_message:
-                topic, number, offset = job.partition.topic, job.partition.number, job.offset
-                if job.origin is not None:
-                    topic, number, offset = job.origin.topic, job.origin.partition, job.origin.offset
-                deadline = time.monotonic() + timeout if timeout is not None else None
-                headers = tuple(job.headers)
-                value = Message(topic, number, offset, job.key, value, headers, job.timestamp, job.attempt, deadline)
-            result = handler(value)
+            result = handler(value_of(job))
             job.rows = plain(job, result) if result is not None else None
             job.error = None
         except gevent.GreenletExit:
@@ -126,7 +135,8 @@ def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any]
         except BaseException as error:  # SystemExit and the like fail the message, not the process
             job.error = _presentable(error)
 
-    return Route(name, config, handle)
+    batches = compile_batch(handler, value_of, plain, _presentable) if config.batch is not None else None
+    return Route(name, config, handle, batches)
 
 
 def _presentable(error: BaseException) -> BaseException:

@@ -26,7 +26,7 @@ from gevent.pool import Group, Pool
 
 from gworkers import log_context
 from gworkers.errors import RestartError
-from gworkers.pipeline.executor import Block, Executor, over_limit
+from gworkers.pipeline.executor import Batch, Block, Executor, over_limit
 from gworkers.pipeline.job import Job
 from gworkers.pipeline.pacing import Pacing
 from gworkers.pipeline.partition import Partition
@@ -52,7 +52,8 @@ class Workers:
         pacing: Pacing,
         executor: Executor,
         stats: Stats,
-        complete: Callable[[Job], None],
+        complete: Callable[[Job], object],
+        complete_batch: Callable[[list[Job], list[Job]], None],
         give_back: Callable[[Job], None],
         *,
         max_stuck: int,
@@ -64,6 +65,7 @@ class Workers:
         self._executor = executor
         self._stats = stats
         self._complete = complete
+        self._complete_batch = complete_batch
         self._give_back = give_back
         self._max_stuck = max_stuck
         self._fatal = fatal
@@ -136,7 +138,7 @@ class Workers:
         """Have jobs of one partition run, and pass on what becomes of them. Blocks; False when this greenlet is given up meanwhile."""
         executor, stats, blocks = self._executor, self._stats, self._blocks
         route = jobs[0].partition.route
-        block = Block(route, jobs)
+        block = Block(route, jobs) if route.batch is None else Batch(route, jobs)
         stats.running += len(jobs)
         blocks.add(block)
         if route.paced:
@@ -166,6 +168,12 @@ class Workers:
         """Hand on what has finished since the last look."""
         done, complete = block.done, self._complete
         end = len(done)
+        if isinstance(block, Batch):
+            if end > block.seen:
+                self._complete_batch(block.jobs, block.whole)
+            self._stats.running -= end - block.seen
+            block.seen = end
+            return
         for index in range(block.seen, end):
             complete(done[index])
         self._stats.running -= end - block.seen

@@ -57,3 +57,20 @@ def test_only_what_kills_the_process_is_dead_lettered(
     assert {dict(letter.headers())["gworkers-reason"] for letter in letters} == {b"killed the process"}
     results = Counter(record.value() for record in consume(kafka_servers, output))
     assert set(results) == set(values) - set(poison)
+
+
+def test_a_state_directory_that_cannot_be_used_is_told(kafka_servers: str, source: str, output: str, start: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = configuration(kafka_servers, "app:handle", source, output, state_dir=str(tmp_path / "file" / "state"))
+    server = start(config, app=APP)
+    assert server.wait(20) == 78, server.log
+    assert "file/state" in server.log
+    assert "Not a directory; make it, or name another" in server.log
+    assert "Traceback" not in server.log
+    folder = tmp_path / "state" / config["kafka"]["group"]
+    folder.mkdir(parents=True)
+    (folder / "suspects.json").write_text("{")
+    config["state_dir"] = str(tmp_path / "state")
+    server = start(config, app=APP)
+    assert server.wait(20) == 78, server.log
+    assert "suspects.json is damaged; what it said is lost, move it away" in server.log

@@ -149,6 +149,15 @@ def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
             "app.yaml:8: routes.price.retry.topics: later messages of a key overtake one that waits in a topic; use order: none, "
             "or leave it out",
         ),
+        (
+            GOOD + "    batch: {by: key}\n",
+            "app.yaml:7: routes.price.batch.by: batches of a key keep its order; write order: key, not none",
+        ),
+        (
+            GOOD + "    batch: {max_messages: 20000}\n",
+            "app.yaml:7: routes.price.batch.max_messages: more than buffer.messages (10000), so a batch would never fill; "
+            "make one of them fit the other",
+        ),
         (GOOD + "concurrency: ${file:none}\n", "app.yaml:7: concurrency: the file none cannot be read: No such file or directory"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 from gworkers.pipeline.executor import Block, ThreadExecutor
 from gworkers.pipeline.job import Job
 from gworkers.pipeline.journal import Nothing
+from gworkers.pipeline.partition import Partition
 
 
 @pytest.fixture
@@ -27,6 +28,8 @@ def threads() -> Iterator[ThreadExecutor]:
 def block_of(handle: Callable[[Job], None], count: int = 1, timeout: float | None = None) -> Block:
     route: Any = SimpleNamespace(handle=handle, timeout=timeout)
     jobs = [Job(offset, 0, None, b"", [], 1) for offset in range(count)]
+    for job in jobs:
+        job.partition = Partition("t", 0, route, 0)
     return Block(route, jobs)
 
 

@@ -24,7 +24,7 @@ def test_a_bucket_lets_no_more_through_than_its_rate_and_its_burst(per_second: f
         bucket.take(count)
         taken += count
         assert taken <= burst + now * rate.per_second + 1e-6
-        assert bucket.allowed(now + bucket.wait() + 1e-6) >= 1
+        assert bucket.allowed(now + bucket.wait(1) + 1e-6) >= 1
 
 
 def partition_of(delay: float, *timestamps: int, attempt: int = 1) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gworkers.config import schema
 from gworkers.pipeline.job import Job
 from gworkers.pipeline.partition import Partition
 from gworkers.pipeline.routes import _LANES
@@ -18,7 +20,11 @@ from gworkers.pipeline.scheduler import Scheduler
 
 
 def partition_of(order: str, number: int = 0) -> Partition:
-    route: Any = SimpleNamespace(name="r", lane_of=_LANES[order])
+    batch = schema.Batch.model_validate({"max_messages": 3, "max_wait": "1s"}) if "batch" in order else None
+    config = SimpleNamespace(retry=schema.Retry())
+    route: Any = SimpleNamespace(
+        name="r", lane_of=_LANES[order.removeprefix("batch ")], batch=batch, batch_of_lane=bool(batch), config=config
+    )
     return Partition("t", number, route, 0)
 
 
@@ -76,7 +82,9 @@ def test_what_is_put_back_comes_first_and_in_order() -> None:
 class History(RuleBasedStateMachine):
     """Random histories of arrivals, blocks, completions, returns and revocations, against what must hold."""
 
-    @initialize(orders=st.lists(st.sampled_from(["none", "key", "partition"]), min_size=1, max_size=4))
+    @initialize(
+        orders=st.lists(st.sampled_from(["none", "key", "partition", "batch key of a batch", "batch partition"]), min_size=1, max_size=4)
+    )
     def begin(self, orders: list[str]) -> None:
         self.scheduler = Scheduler()
         self.orders = orders
@@ -102,21 +110,45 @@ class History(RuleBasedStateMachine):
         block = self.scheduler.take(lambda partition: 0 if partition.number in shut else most)
         assert bool(block) == bool(most and open_)
         assert len({job.partition for job in block}) <= 1
-        for job in block:
+        batch = block[:1] and "batch" in self.orders[block[0].partition.number]
+        assert not batch or len(block) <= min(most, 3)
+        for index, job in enumerate(block):
             assert not job.partition.closing
-            self.may_run(job)
+            self.may_run(job, block[:index] if batch else [])
             self.out.append(job)
+
+    @rule(number=st.integers(0, 3), waited=st.booleans())
+    def formed(self, number: int, waited: bool) -> None:
+        if number < len(self.partitions):
+            left = self.scheduler.formed(self.partitions[number], math.inf if waited else -1.0)
+            assert left is None or not waited
+
+    @rule(data=st.data())
+    def hold(self, data: Any) -> None:
+        """The later ones of a batch go behind an earlier one that is tried again."""
+        lanes: dict[Any, list[Job]] = defaultdict(list)
+        for job in sorted(self.out, key=lambda job: job.offset):
+            if "batch" in self.orders[job.partition.number] and not job.partition.closing:
+                lanes[(job.partition, job.lane)].append(job)
+        choices = [jobs for jobs in lanes.values() if len(jobs) > 1]
+        if choices:
+            jobs = data.draw(st.sampled_from(choices))
+            rest = jobs[data.draw(st.integers(1, len(jobs) - 1)) :]
+            self.scheduler.hold(rest)
+            for job in rest:
+                self.out.remove(job)
+                self.begun.discard(job)
 
     @rule(number=st.integers(0, 3))
     def resume(self, number: int) -> None:
         if number < len(self.partitions):
             self.scheduler.resume(self.partitions[number])
 
-    def may_run(self, job: Job) -> None:
-        order = self.orders[job.partition.number]
+    def may_run(self, job: Job, before: list[Job]) -> None:
+        order = self.orders[job.partition.number].removeprefix("batch ")
         for other in self.arrived[job.partition]:
-            same = other.key == job.key and job.key is not None if order == "key" else order == "partition"
-            if same and other.offset < job.offset:
+            same = other.key == job.key and (job.key is not None or order != "key") if order.startswith("key") else order == "partition"
+            if same and other.offset < job.offset and other not in before:
                 assert other in self.finished, f"{job} begins before {other} is finished"
             if same and other.offset > job.offset:
                 assert other not in self.begun, f"{job} begins after {other}"
@@ -125,7 +157,8 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: self.out)
     @rule(data=st.data())
     def finish(self, data: Any) -> None:
-        job = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        index = data.draw(st.integers(0, len(self.out) - 1))
+        job = self.out.pop(index)
         before = self.scheduler.ready
         assert self.scheduler.finish(job) == (self.scheduler.ready > before)
         self.finished.add(job)
@@ -133,7 +166,14 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: any(not job.partition.closing for job in self.out))
     @rule(data=st.data())
     def put_back(self, data: Any) -> None:
-        choices = [job for job in self.out if not job.partition.closing]
+        later = [(job.partition, job.lane, job.offset) for job in self.begun if job.lane is not None]
+        choices = [
+            job  # of a batch: the later ones have been held behind it, as they are before it is tried again
+            for job in self.out
+            if not job.partition.closing and not any(other[:2] == (job.partition, job.lane) and other[2] > job.offset for other in later)
+        ]
+        if not choices:
+            return
         job = data.draw(st.sampled_from(choices))
         self.out.remove(job)
         self.begun.discard(job)
@@ -162,7 +202,7 @@ class History(RuleBasedStateMachine):
             out = [job for job in self.out if job.partition is partition]
             assert partition.in_flight == len(out)
             assert partition.waiting == len(self.arrived[partition]) - len(out) - len(self.finished & set(self.arrived[partition]))
-            assert partition.waiting == 0 or partition.ready or out, "jobs wait that nothing will ever wake"
+            assert partition.waiting == 0 or partition.ready or partition.forming or out, "jobs wait that nothing will ever wake"
 
 
 History.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
