@@ -1,13 +1,12 @@
 """What is done with a failed message: another attempt, later, or its dead letter.
 
-``Policy`` is pure logic; ``Retries`` keeps the waiting jobs in a heap, which costs no worker and no thread, and one greenlet sleeps
-until the first of them is due. A job that waits keeps its lane, so what comes after it in order waits as well.
+``delay_of`` is pure logic; ``Retries`` keeps the waiting jobs, which costs no worker and no thread, and one greenlet sleeps until the
+first of them is due. A job that waits keeps its lane, so what comes after it in order waits as well.
 """
 
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 import random
 import time
@@ -52,17 +51,18 @@ def delay_of(job: Job, draw: Callable[[], float] = random.random) -> float | Non
 
 
 class Retries:
-    """Jobs that wait for their next attempt."""
+    """Jobs that wait for their next attempt, by the time they are due: what is due at nearly the same time shares an entry."""
 
     def __init__(self, again: Callable[[list[Job]], None]) -> None:
         self._again = again  # gets the jobs that are due
-        self._heap: list[tuple[float, int, Job]] = []
-        self._count = itertools.count()
+        self._due: dict[int, list[Job]] = {}  # in milliseconds, as time.monotonic() tells it
+        self._times: list[int] = []  # the keys of _due as a heap
+        self._count = 0
         self._changed = Event()
         self._greenlet: gevent.Greenlet | None = None
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._count
 
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)
@@ -72,34 +72,36 @@ class Retries:
             self._greenlet.kill(block=False)
 
     def add(self, job: Job, delay: float) -> None:
-        """Have ``job`` run again in ``delay`` seconds."""
+        """Have ``job`` run again in ``delay`` seconds, or up to 1 % of that and a millisecond later, a second at the most."""
         job.attempt += 1
-        entry = (time.monotonic() + delay, next(self._count), job)
-        heapq.heappush(self._heap, entry)
-        if self._heap[0] is entry:
+        step = 1 << max(0, min(10, int(delay * 10).bit_length() - 1))
+        due = -(-int((time.monotonic() + delay) * 1000 + 1) // step) * step
+        self._count += 1
+        if due in self._due:
+            self._due[due].append(job)
+            return
+        self._due[due] = [job]
+        heapq.heappush(self._times, due)
+        if self._times[0] == due:
             self._changed.set()
 
     def drop(self, partition: Partition) -> list[Job]:
         """Take out the jobs of a partition that is no longer ours."""
-        dropped = [job for _, _, job in self._heap if job.partition is partition]
+        dropped = [job for jobs in self._due.values() for job in jobs if job.partition is partition]
         if dropped:
-            self._heap = [entry for entry in self._heap if entry[2].partition is not partition]
-            heapq.heapify(self._heap)
+            for due, jobs in self._due.items():
+                self._due[due] = [job for job in jobs if job.partition is not partition]
+            self._count -= len(dropped)
         return dropped
-
-    def take_all(self) -> list[Job]:
-        """Take out all jobs: the process is to stop, and they will be delivered again."""
-        jobs = [job for _, _, job in self._heap]
-        self._heap.clear()
-        return jobs
 
     def _run(self) -> None:
         while True:
-            now = time.monotonic()
+            now = int(time.monotonic() * 1000)
             due: list[Job] = []
-            while self._heap and self._heap[0][0] <= now:
-                due.append(heapq.heappop(self._heap)[2])
+            while self._times and self._times[0] <= now:
+                due += self._due.pop(heapq.heappop(self._times))
             if due:
+                self._count -= len(due)
                 self._again(due)
             self._changed.clear()
-            self._changed.wait(max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None)
+            self._changed.wait(max(0.0, self._times[0] / 1000 - time.monotonic()) if self._times else None)

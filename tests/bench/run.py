@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +31,12 @@ from tests.support.servers import ROOT, Running, configuration, create_topic, pr
 
 NOOP = "def handle(value):\n    return value\n"
 WAIT = "import time\n\ndef handle(value):\n    time.sleep(0.005)\n    return value\n"
+BATCHED = "def handle(values):\n    return values\n"
 COOPERATIVE = WAIT  # patched, time.sleep yields
+
+
+#: How many messages wait for another attempt while another route is measured.
+WAITING = 100_000
 
 
 @dataclass
@@ -140,6 +147,57 @@ def scheduler_rate(keys: int = 100_000, rounds: int = 5) -> float:
     return rounds * keys / (time.perf_counter() - begun)
 
 
+def waiting_retries(servers: str, waiting: int, count: int) -> tuple[Result, int]:
+    """Throughput of a route while ``waiting`` messages of another one wait for their next attempt, and the bytes they have cost.
+
+    What the busy route reads is committed in one transaction when all the others wait, so that nothing else is measured.
+    """
+    failing, source, output = (create_topic(servers, unique(word)) for word in ("bench-wait", "bench-in", "bench-out"))
+    app = NOOP + "\ndef fail(value):\n    raise ValueError('not today')\n"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "app.py").write_text(app)
+        config = configuration(
+            servers,
+            "app:handle",
+            source,
+            output,
+            commit={"interval": "1s"},
+            buffer={"messages": 400_000, "bytes": "256MiB"},
+            admin={"bind": "127.0.0.1:0"},
+        )
+        config["kafka"]["consumer"] = {"isolation_level": "read_committed"}
+        config["routes"]["fail"] = {"topics": [failing], "handler": "app:fail", "retry": {"backoff": "1h", "max_backoff": "1h"}}
+        producer = confluent_kafka.Producer({"bootstrap.servers": servers, "transactional.id": unique("bench"), "linger.ms": 20})
+        producer.init_transactions()
+        producer.begin_transaction()
+        for number in range(count):
+            while True:
+                try:
+                    producer.produce(source, b"x" * 100, b"key-%d" % (number % 1000))
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+        producer.flush()
+        server = Running(Path(folder), config)
+        try:
+            place = f"http://{server.says(r'admin at ([0-9.:]+)')[1]}/metrics"
+
+            def metric(name: str) -> float:
+                with urllib.request.urlopen(place, timeout=5) as answer:
+                    found = re.search(rf"^gworkers_{name} (\S+)", answer.read().decode(), re.MULTILINE)
+                return float(found[1]) if found else 0.0
+
+            until(lambda: metric("assigned_partitions") == 8, what="the assignment")
+            before = server.memory()
+            produce(servers, failing, ((f"key-{n % 1000}".encode(), b"x" * 100) for n in range(waiting)))
+            until(lambda: metric("waiting_retries") == waiting, 120, f"{waiting} waiting retries")
+            cost = server.memory() - before
+            return Result(growth(servers, output, count, producer.commit_transaction), server.memory()), cost
+        finally:
+            server.process.kill()
+            server.close()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
@@ -165,6 +223,23 @@ def main() -> int:
             "gworkers, greenlet executor, no-op, 64": lambda: ours(servers, many, count, executor="greenlet"),
             "gworkers, greenlet executor, 5 ms, 64": lambda: ours(servers, some, count // 3, WAIT, executor="greenlet"),
         }
+        state = tempfile.mkdtemp(prefix="bench-state-")
+        everything = {
+            "timeout": "30s",
+            "retry": {"attempts": 5, "backoff": "1s"},
+            "dead_letter": "bench.dead",
+            "dead_letters": {"stop_above": "100 in 1m"},
+            "state_dir": state,
+            "max_age": {"after": "30d", "then": "drop"},
+        }
+        rows |= {
+            "gworkers, no-op, 64, a journal": lambda: ours(servers, many, count, state_dir=state),
+            "gworkers, no-op, 64, everything on": lambda: ours(servers, many, count, **everything),
+            "gworkers, 5 ms, 64, everything on": lambda: ours(servers, some, count // 3, WAIT, **everything),
+            "gworkers, no-op, 64, batches of 100": lambda: ours(
+                servers, many, count, BATCHED, batch={"max_messages": 100, "max_wait": "20ms"}
+            ),
+        }
         best: dict[str, Result] = {}
         for _ in range(options.rounds):
             for name, measure in rows.items():
@@ -173,6 +248,11 @@ def main() -> int:
                     if name not in best or result.rate > best[name].rate:
                         best[name] = result
         report(best)
+        if options.only in "waiting retries":
+            without, _ = waiting_retries(servers, 0, count)
+            with_, cost = waiting_retries(servers, WAITING, count)
+            print(f"\n{WAITING:,} messages that wait for a retry cost {cost / 1e6:.0f} MB (wanted: under 60 MB);", end=" ")
+            print(f"the speed of another route beside them: {with_.rate / without.rate:.2f} of what it is without")
         if not options.only:
             print(f"\nThe scheduler alone, 100,000 keys waiting: {scheduler_rate():,.0f} messages/s (wanted: over 500,000)")
     finally:
@@ -203,6 +283,9 @@ def report(best: dict[str, Result]) -> None:
     ratio("no-op, order: key / order: none", "gworkers, no-op, 64, order: key", noop, None)
     ratio("5 ms, one partition / four", "gworkers, 5 ms, 64, one partition", "gworkers, 5 ms, 64", 0.9)
     ratio("no-op, commit.map on / off", noop, "gworkers, no-op, 64, commit.map: off", 0.95)
+    ratio("no-op, journal on / off", "gworkers, no-op, 64, a journal", noop, 0.98)
+    ratio("no-op, everything on / off", "gworkers, no-op, 64, everything on", noop, 0.9)
+    ratio("5 ms, everything on / off", "gworkers, 5 ms, 64, everything on", "gworkers, 5 ms, 64", 0.9)
 
 
 if __name__ == "__main__":
