@@ -30,7 +30,13 @@ class UsageError(GworkersError):
 
 
 class UnavailableError(GworkersError):
+    """Something that is needed cannot be had. ``passing``: it may come back by itself."""
+
     status = Exit.UNAVAILABLE
+
+    def __init__(self, text: str, *, passing: bool = False) -> None:
+        super().__init__(text)
+        self.passing = passing
 
 
 class FatalError(GworkersError):
@@ -109,9 +115,10 @@ class RecordTooLargeError(MessageError):
 
 
 class SendError(MessageError):
-    """The broker refused a result for good."""
+    """The broker refused a result for good. ``of_message``: because of what it is; otherwise it can be sent again as it is."""
 
     retriable = True
+    of_message = False
     reason = "refused"
 
 

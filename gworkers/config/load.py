@@ -251,6 +251,13 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
     if config.state_dir is None and ("poison",) in document.origins:
         path = ("poison",)
         yield Problem(document.where(path), "poison", "who kills the process is told by the journal in state_dir; name a folder there")
+    if config.delivery == "exactly-once" and config.kafka.bootstrap_servers == "embedded":
+        path = ("delivery",)
+        text = "the embedded broker knows no transactions; name an Apache Kafka in kafka.bootstrap_servers, or write at-least-once"
+        yield Problem(document.where(path), "delivery", text)
+    for key in ("transaction", "instance"):
+        if config.delivery != "exactly-once" and (key,) in document.origins:
+            yield Problem(document.where((key,)), key, "it is for delivery: exactly-once; write that, or leave this out")
     if config.buffer.messages < config.concurrency:
         path = ("buffer", "messages") if ("buffer", "messages") in document.origins else ("concurrency",)
         text = (

@@ -293,8 +293,10 @@ class Rebalance(Section):
 class Transaction(Section):
     """How results and offsets are committed together."""
 
-    interval: Duration = Field(0.1, description="The time between two transactions.")
-    max_messages: int = Field(10_000, ge=1, description="The most messages in one transaction.")
+    interval: Duration = Field(0.1, gt=0, description="How long a transaction is open: readers of committed messages wait for its end.")
+    max_messages: int = Field(
+        10_000, ge=1, description="The most messages in one transaction; it also ends when half of the buffer waits for it."
+    )
 
 
 class Poison(Section):
@@ -338,7 +340,9 @@ class Config(Section):
     concurrency: int = Field(64, ge=1, le=10_000, description="Messages being handled at once in a process.", examples=[64])
     processes: int = Field(1, ge=1, description="How many processes.", examples=[1])
     delivery: Literal["at-least-once", "exactly-once"] = Field(
-        "at-least-once", description="What holds after a crash.", examples=["at-least-once"]
+        "at-least-once",
+        description="What holds after a crash: results of what ran may come again, or a reader of committed messages sees each once.",
+        examples=["exactly-once"],
     )
     routes: dict[RouteName, Route] = Field(min_length=1, description="From topics to handlers, each with a name.")
     dead_letters: DeadLetters = Field(DeadLetters(), description="When too many messages fail for good.")
@@ -348,8 +352,14 @@ class Config(Section):
     buffer: Buffer = Field(Buffer(), description="What may be in the process at once.")
     commit: Commit = Field(Commit(), description="Writing progress back to Kafka.")
     rebalance: Rebalance = Field(Rebalance(), description="Partitions that move to another process.")
-    instance: str | None = later(description="Names this member.", examples=["%(host)s-%(process)s"])
-    transaction: Transaction | None = later(description="Exactly-once delivery.")
+    instance: str = Field(
+        "%(host)s-%(process)s",
+        pattern=r"^([A-Za-z0-9._-]|%\((host|process)\)s)+$",
+        description="With `delivery: exactly-once` the name of this process, of which its `transactional.id` is made, the same after a "
+        "restart: no two processes of a group may have the same. `%(host)s` and `%(process)s` (the process's number, from 0) may be in it.",
+        examples=["%(host)s-%(process)s"],
+    )
+    transaction: Transaction = Field(Transaction(), description="Transactions, with `delivery: exactly-once`.")
     state_dir: str | None = Field(
         None,
         min_length=1,
@@ -382,11 +392,4 @@ class Config(Section):
     def _one_process(cls, value: int) -> int:
         if value != 1:
             raise ValueError("more than one process is not built yet; start the command as often as you want processes")
-        return value
-
-    @field_validator("delivery")
-    @classmethod
-    def _at_least_once(cls, value: str) -> str:
-        if value != "at-least-once":
-            raise ValueError("exactly-once is not built yet; write at-least-once")
         return value

@@ -57,6 +57,8 @@ class Clients:
                 **options.given(self._loaded, "consumer"),
                 "group_instance_id": self._instance(),
                 "enable_auto_commit": False,
+                # With it the group's offsets are told, too, only when no transaction can change them any more (KIP-447).
+                **({"isolation_level": "read_committed"} if config.delivery == "exactly-once" else {}),
                 **more,
             },
         )
@@ -75,6 +77,11 @@ class Clients:
             **{"group_id": None, "group_instance_id": None, "partition_assignment_strategy": [options.assignor("range")], **more}
         )
 
+    def transactional_id(self) -> str:
+        """The name under which this process's transactions are known to Kafka, the same after a restart."""
+        config = self._loaded.config
+        return f"{config.kafka.group}.{config.instance % {'host': socket.gethostname(), 'process': 0}}"
+
     def producer(self, **more: Any) -> Any:
         """A KafkaProducer: idempotent, all replicas, no linger, batches that a block of results fits into."""
         producer = self._make(
@@ -91,6 +98,8 @@ class Clients:
         )
         if blocks.known():
             mends.survive_refusals(producer)
+            if "transactional_id" in more:
+                mends.blame_only_the_refused(producer)
         return producer
 
     def make_topics(self, consumer: Any, wanted: dict[str, str]) -> None:

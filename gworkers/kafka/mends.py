@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gworkers.kafka import green
+
 
 def survive_refusals(producer: Any) -> None:
     """One record that the broker refuses must not end the producer.
@@ -32,6 +34,25 @@ def survive_refusals(producer: Any) -> None:
         return manager.ERROR_CLASS_RETRIABLE  # which is, at this point: fail the batch and nothing else
 
     manager.classify_batch_error = classify_batch_error
+
+
+def blame_only_the_refused(producer: Any) -> None:
+    """When a record is refused, the others of its transaction must not seem to be refused for the same reason.
+
+    kafka-python 3.0 fails every batch that is not yet on its way with the error of the one that was refused.
+
+    Seen by: test_a_result_that_the_broker_refuses_takes_no_other_with_it.
+    """
+    accumulator = producer._accumulator
+    abort = accumulator.abort_undrained_batches
+    names = ("MessageSizeTooLargeError", "RecordListTooLargeError", "InvalidRecordError")
+
+    def abort_undrained_batches(error: Any) -> None:
+        if type(error).__name__ in names:
+            error = green.module("kafka.errors").TransactionAbortedError()
+        abort(error)
+
+    accumulator.abort_undrained_batches = abort_undrained_batches
 
 
 def hand_out_what_was_parked(consumer: Any) -> None:

@@ -63,14 +63,14 @@ class Consumer:
         stats: Stats,
         *,
         group: str,
-        commit_interval: float,
-        commit_map: bool,
+        committer: Callable[[Any, dict[Any, Partition]], Committer],
         rebalance_grace: float,
         wake: Callable[[], None],
         withdraw: Callable[[Partition], None],
         fence: Callable[[Partition], None],
         lost: Callable[[], None],
         arrived: Callable[[list[Partition]], None],
+        must_know: bool,
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._client = client
@@ -93,7 +93,7 @@ class Consumer:
         self._paused: set[Any] = set()  # what kafka-python has been told to pause
         self.partitions: dict[Any, Partition] = {}  # by kafka-python's TopicPartition
         self.shares = Shares(buffer)
-        self.committer = Committer(client, self.partitions, stats, interval=commit_interval, with_map=commit_map)
+        self.committer = committer(client, self.partitions)
         self.rebalance = Rebalance(
             client,
             routes,
@@ -104,6 +104,7 @@ class Consumer:
             fence=fence,
             lost=lost,
             arrived=arrived,
+            must_know=must_know,
         )
         self.last_poll = time.monotonic()
         self.last_message = time.monotonic()

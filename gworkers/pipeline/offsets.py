@@ -78,6 +78,13 @@ class Offsets:
             self.end = offset + 1
         self.changes += 1
 
+    def unfinish(self, offsets: Sequence[int]) -> None:
+        """These were noted as finished and are not after all. O(unfinished), so nothing for every message."""
+        for offset in sorted({*self._unfinished, *offsets}):
+            self._unfinished[offset] = None
+            self._unfinished.move_to_end(offset)
+        self.changes += 1
+
     @property
     def position(self) -> int | None:
         """The lowest unfinished offset, or the next one to be read when all are finished; None while neither is known."""

@@ -17,8 +17,10 @@ from typing import Any
 from gworkers import log_context
 from gworkers.config.schema import Config
 from gworkers.errors import BreakerError, FatalError, MessageError, PassedOverError, RecordTooLargeError
+from gworkers.kafka.transactional import Connection
 from gworkers.pipeline import dead_letters, durable
 from gworkers.pipeline.batches import Shared
+from gworkers.pipeline.committer import Committer
 from gworkers.pipeline.consumer import Consumer
 from gworkers.pipeline.executor import Executor
 from gworkers.pipeline.job import Job
@@ -30,6 +32,7 @@ from gworkers.pipeline.retries import Retries, delay_of, hopeless
 from gworkers.pipeline.routes import Route
 from gworkers.pipeline.scheduler import Scheduler
 from gworkers.pipeline.stats import Buffer, Stats
+from gworkers.pipeline.transactions import Transactions, Ways
 from gworkers.pipeline.worker import Workers
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,7 @@ class Pipeline:
         executor: Executor,
         workers: int,
         consumer: Any,
-        producer: Any,
+        producer: Any,  # a KafkaProducer, or with exactly-once a Connection
         fatal: Callable[[BaseException], None],
         suspects: Suspects | None = None,
     ) -> None:
@@ -83,7 +86,24 @@ class Pipeline:
             )
         self.retries = Retries(self._again)
         self._sharing: dict[Job, list[Job]] = {}  # a job with the result of a batch → the jobs that are done when it is
-        self.producer = Producer(producer, self.settle, self.fail, fatal)
+        self.transactions: Transactions | None = None
+
+        def committer(client: Any, partitions: dict[Any, Partition]) -> Committer:
+            if not isinstance(producer, Connection):
+                return Committer(client, partitions, self.stats, interval=config.commit.interval, with_map=config.commit.map)
+            self.transactions = Transactions(
+                client,
+                partitions,
+                self.stats,
+                self.buffer,
+                producer,
+                Ways(self._free, self._release_committed, self.fail, self.give_back, fatal),
+                interval=config.transaction.interval,
+                max_messages=config.transaction.max_messages,
+                with_map=config.commit.map,
+            )
+            return self.transactions
+
         self.consumer = Consumer(
             consumer,
             routes,
@@ -91,16 +111,25 @@ class Pipeline:
             self.buffer,
             self.stats,
             group=config.kafka.group,
-            commit_interval=config.commit.interval,
-            commit_map=config.commit.map,
+            committer=committer,
             rebalance_grace=config.rebalance.grace,
             wake=self.workers.wake,
             withdraw=self.withdraw,
             fence=self.fence,
-            lost=self.producer.abandon,
+            lost=lambda: self.producer.abandon(),
             arrived=self.quarantine.assigned if self.quarantine is not None else lambda partitions: None,
+            must_know=isinstance(producer, Connection),
             fatal=fatal,
         )
+        transactions = self.transactions
+        if transactions is None:
+            self.producer = Producer(producer, self.settle, self.fail, fatal)
+            self._send: Callable[[Job, Any], None] = self.producer.send
+            self._done: Callable[[Job], None] = self.settle
+        else:
+            self.producer = Producer(producer.client, transactions.acknowledged, transactions.refused, fatal, transactions.broke)
+            transactions.attach(self.producer)
+            self._send, self._done = transactions.send, transactions.done
         self.producer.guard(self.consumer.membership)
 
     # -- the way of a job
@@ -124,9 +153,9 @@ class Pipeline:
             job.size += size
             self.buffer.bytes += size
             job.partition.buffered += size
-            self.producer.send(job, job.rows)
+            self._send(job, job.rows)
         else:
-            self.settle(job)
+            self._done(job)
         return False
 
     def complete_batch(self, jobs: list[Job], whole: list[Job]) -> None:
@@ -188,7 +217,7 @@ class Pipeline:
             return False
         if isinstance(error, PassedOverError):
             self.stats.passed_over += 1
-            self.settle(job)
+            self._done(job)
             return False
         if job.dead:
             self._stop_for(job, f"its dead letter cannot be sent to {partition.route.config.dead_letter}: {error}")
@@ -235,7 +264,7 @@ class Pipeline:
             return
         self.stats.retried += 1
         job.error = None
-        self.producer.send(job, (row,))
+        self._send(job, (row,))
 
     def _dead_letter(self, job: Job, topic: str, error: BaseException) -> None:
         breaker = self._breaker
@@ -264,7 +293,7 @@ class Pipeline:
         except MessageError as too_large:
             self._stop_for(job, f"its dead letter cannot be sent to {topic}: {too_large}")
             return
-        self.producer.send(job, (row,))
+        self._send(job, (row,))
 
     def settle(self, job: Job) -> None:
         """A job is finished: what it had to send is acknowledged."""
@@ -289,6 +318,26 @@ class Pipeline:
         buffer.bytes -= job.size
         partition.buffered -= job.size
         if buffer.low:
+            self.consumer.room_came()
+
+    def _free(self, job: Job) -> None:
+        """Exactly-once, half of ``settle``: the job's results are in a transaction, its key may go on."""
+        if self._sharing and job in self._sharing:
+            assert self.transactions is not None
+            for follower in self._sharing.pop(job):
+                self.transactions.join(follower)
+        if self.scheduler.finish(job):
+            self.workers.wake()
+
+    def _release_committed(self, job: Job) -> None:
+        """The other half: its transaction is committed. Its offset has been noted with it."""
+        self.stats.done += 1
+        if job.dead:
+            self.stats.dead_lettered += 1
+            if self.quarantine is not None:
+                self.quarantine.settled(job)
+        self._release(job)
+        if self.buffer.low:
             self.consumer.room_came()
 
     def give_back(self, job: Job) -> None:
@@ -327,7 +376,7 @@ class Pipeline:
         """From now on nothing that becomes of this partition's jobs counts."""
         self.withdraw(partition)
         partition.active = False
-        for job in self.producer.drop(partition):
+        for job in self.transactions.drop(partition) if self.transactions is not None else self.producer.drop(partition):
             self.stats.fenced += 1
             self.give_back(job)
 
@@ -351,7 +400,8 @@ class Pipeline:
     @property
     def unsettled(self) -> int:
         """Messages that have been begun and not settled."""
-        return sum(partition.in_flight for partition in self.consumer.partitions.values())
+        uncommitted = self.transactions.uncommitted if self.transactions is not None else 0
+        return uncommitted + sum(partition.in_flight for partition in self.consumer.partitions.values())
 
     @property
     def idle(self) -> bool:

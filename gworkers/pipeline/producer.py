@@ -51,6 +51,7 @@ class Topic:
         self.of_key: dict[bytes, int] = {}
         self.waiting: list[tuple[Row, Job]] | None = []  # None once the partitions are known
         self.next = 0  # for rows without a key: they go round
+        self.error: SendError | None = None  # why nothing can be sent to it
 
 
 class Producer:
@@ -62,28 +63,56 @@ class Producer:
         settled: Callable[[Job], None],
         failed: Callable[[Job], object],
         fatal: Callable[[BaseException], None],
+        broke: Callable[[BaseException], None] | None = None,
     ) -> None:
-        self._client = client
         self._settled = settled
         self._failed = failed
         self._fatal = fatal
+        self._broke = broke  # in place of fatal, where a transaction can be sent again
         self._murmur2 = green.module("kafka.partitioner.default").murmur2
         self._tp = green.module("kafka.structs").TopicPartition
-        self._most: int = client.config["max_request_size"]
         self._topics: dict[str, Topic] = {}
         self._pending: dict[Any, tuple[list[Row], list[Job]]] = {}
         self._due = Event()
         self._greenlet: gevent.Greenlet | None = None
         self._looking: set[gevent.Greenlet] = set()
-        self._blocks = blocks.BlockProducer(client, self._acknowledged) if blocks.known() else None
         self._membership: Membership | None = None
+        self._generation = 0  # of clients: what an earlier one says does not count
         self.unacknowledged = 0
         self.sent = 0
+        self.use(client)
         if self._blocks is None:
             log.warning(
                 "kafka-python %s is not one of the versions whose inside is known; messages are sent one by one, which is slower",
                 ".".join(map(str, blocks.version())),
             )
+
+    def use(self, client: Any) -> None:
+        """Send with ``client`` from now on; nothing of what an earlier one had may be on its way (``forget``)."""
+        self._client = client
+        self._most: int = client.config["max_request_size"]
+        generation = self._generation
+
+        def acknowledged(jobs: Sequence[Job], errors: Callable[[int], BaseException] | None) -> None:
+            if generation == self._generation:
+                self._acknowledged(jobs, errors)
+
+        self._heard = acknowledged
+        self._blocks = blocks.BlockProducer(client, acknowledged) if blocks.known() else None
+        if self._membership is not None:
+            self._membership.guard(client)
+        for topic in self._topics.values():
+            client._sender.add_topic(topic.name)
+
+    def forget(self) -> None:
+        """Nothing of what has been handed over and not acknowledged will be heard of again, in one way or the other."""
+        self._generation += 1
+        self._pending.clear()
+        self.unacknowledged = 0
+
+    def knows(self, rows: Sequence[Row]) -> bool:
+        """Whether the topics of ``rows`` are known, so that these can be sent at once; the others are looked up from now on."""
+        return all((self._topics.get(row[0]) or self._look_up(row[0])).waiting is None for row in rows)
 
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._flush)
@@ -146,6 +175,9 @@ class Producer:
 
     def _add(self, topic: Topic, row: Row, job: Job) -> None:
         number, key = row[1], row[2]
+        if topic.error is not None:
+            self._refused(job, topic.error)
+            return
         if number is None:
             if key is None:
                 number = topic.next = (topic.next + 1) % len(topic.partitions)
@@ -157,7 +189,9 @@ class Producer:
                     topic.of_key.clear()
                 topic.of_key[key] = number
         elif not 0 <= number < len(topic.partitions):
-            self._refused(job, SendError(f"{topic.name} has {len(topic.partitions)} partitions, and the handler named {number}"))
+            error = SendError(f"{topic.name} has {len(topic.partitions)} partitions, and the handler named {number}")
+            error.of_message = True
+            self._refused(job, error)
             return
         tp = topic.partitions[number]
         pending = self._pending
@@ -179,6 +213,7 @@ class Producer:
                 gevent.sleep(LOOK)
             self._due.clear()
             pending, self._pending = self._pending, {}
+            generation = self._generation
             appended = 0
             append = self._blocks.append if self._blocks is not None else self._send_each
             for tp, (rows, jobs) in pending.items():
@@ -189,7 +224,13 @@ class Producer:
                         if appended >= APPEND:
                             gevent.sleep(0)
                             appended = 0
+                            if generation != self._generation:
+                                raise SendError("the transaction of these results has been given up")
                 except Exception as error:
+                    if self._broke is not None:
+                        if generation == self._generation:
+                            self._broke(error)
+                        break
                     self._fatal(FatalError(f"results for {tp.topic}[{tp.partition}] cannot be sent: {one_line(error)}"))
                     return
 
@@ -198,13 +239,14 @@ class Producer:
 
     def _send_each(self, tp: Any, rows: Sequence[Row], jobs: Sequence[Job]) -> None:
         """The way through the public ``send()``, for versions of kafka-python that blocks.py does not know."""
+        heard = self._heard
         for (_, _, key, value, headers, timestamp), job in zip(rows, jobs, strict=True):
             if key is None and value is None:
                 value = b""  # send() refuses a record of nothing
             stamp = timestamp if timestamp is not None and timestamp >= 0 else None
             future = self._client.send(tp.topic, value, key, list(headers), tp.partition, stamp)
-            future.add_callback(lambda _, job=job: self._acknowledged((job,), None))
-            future.add_errback(lambda error, job=job: self._acknowledged((job,), lambda _: error))
+            future.add_callback(lambda _, job=job: heard((job,), None))
+            future.add_errback(lambda error, job=job: heard((job,), lambda _: error))
 
     def _acknowledged(self, jobs: Sequence[Job], errors: Callable[[int], BaseException] | None) -> None:
         """On the Sender greenlet; nothing here waits."""
@@ -225,6 +267,7 @@ class Producer:
             error = errors(index)
             sentence = SendError(f"the broker refused the result: {one_line(error)}")
             sentence.retriable = type(error).__name__ not in ("MessageSizeTooLargeError", "RecordListTooLargeError", "InvalidRecordError")
+            sentence.of_message = not sentence.retriable or _names_a_topic_of(error, job)
             self._refused(job, sentence)
 
     def _refused(self, job: Job, error: SendError) -> None:
@@ -277,5 +320,17 @@ class Producer:
 
     def _give_up(self, topic: Topic, error: Exception) -> None:
         del self._topics[topic.name]
+        refusal = SendError(f"results cannot be sent to {topic.name}: {one_line(error)}")
+        refusal.of_message = True
+        if self._broke is not None:  # nothing waits here; whoever comes next is told, and the one after that looks again
+            self._topics[topic.name], topic.error, topic.waiting = topic, refusal, None
+            gevent.spawn_later(5.0, self._topics.pop, topic.name, None)
         for _, job in topic.waiting or []:
-            self._refused(job, SendError(f"results cannot be sent to {topic.name}: {one_line(error)}"))
+            self._refused(job, refusal)
+
+
+def _names_a_topic_of(error: BaseException, job: Job) -> bool:
+    """Whether an error is about the topic of one of the job's rows, and not about what was on its way with it."""
+    if type(error).__name__ not in ("TopicAuthorizationFailedError", "InvalidTopicError", "PolicyViolationError"):
+        return False
+    return any(row[0] in str(error) for row in job.rows or ())

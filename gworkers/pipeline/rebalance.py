@@ -11,6 +11,7 @@ semaphore that guards ``poll()``. Partitions that stay are not touched.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -45,6 +46,7 @@ class Rebalance:
         fence: Callable[[Partition], None],
         lost: Callable[[], None],
         arrived: Callable[[list[Partition]], None],
+        must_know: bool,
     ) -> None:
         self._client = client
         self._routes = routes
@@ -54,6 +56,7 @@ class Rebalance:
         self._fence = fence
         self._after_loss = lost
         self._arrived = arrived
+        self._must_know = must_know  # nothing begins before it is known what the group has committed
         self._foreign: set[str] = set()  # what has been said about metadata
         self.grace = grace
 
@@ -121,14 +124,21 @@ class Rebalance:
             log.info("%s begins at %d; %d messages beyond it are finished already and do not run again", partition.name, offset, ahead)
 
     async def _committed(self, tps: set[Any]) -> dict[Any, Any]:
-        """What the group has committed. Asked for several times: without it finished messages would run again."""
-        for attempt in range(1, ASKED + 1):
+        """What the group has committed. Asked for several times: without it finished messages would run again. With exactly-once it
+        is asked for until it is known; the transaction of a process that died may hold it back for its time-out."""
+        for attempt in itertools.count(1):
             try:
                 found: dict[Any, Any] = await self._client._coordinator.fetch_committed_offsets_async(tps, timeout_ms=ASK_MS)
                 return found
             except Exception as error:
-                level = logging.WARNING if attempt == ASKED else logging.DEBUG
-                log.log(level, "what the group has committed cannot be read, some messages may come twice: %s", one_line(error))
+                if self._must_know:
+                    level = logging.WARNING if attempt % 100 == 0 else logging.DEBUG
+                    log.log(level, "what the group has committed cannot be read yet: %s", one_line(error))
+                else:
+                    level = logging.WARNING if attempt == ASKED else logging.DEBUG
+                    log.log(level, "what the group has committed cannot be read, some messages may come twice: %s", one_line(error))
+                    if attempt == ASKED:
+                        break
                 await self._client._net.sleep(0.1)
         return {}
 

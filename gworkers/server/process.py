@@ -28,6 +28,7 @@ from gworkers.config.units import format_duration
 from gworkers.errors import ConfigError, Exit, GworkersError, Problem, RestartError
 from gworkers.kafka import embedded, green, options
 from gworkers.kafka.clients import Clients
+from gworkers.kafka.transactional import Connection
 from gworkers.pipeline import application, journal, quarantine
 from gworkers.pipeline.executor import Executor, GreenletExecutor, ThreadExecutor
 from gworkers.pipeline.hub_guard import HubGuard
@@ -147,7 +148,9 @@ class Server:
         servers = self._servers()
         clients = Clients(self._loaded, servers)
         consumer = clients.consumer()
-        producer = clients.producer()
+        exactly_once = self._config.delivery == "exactly-once"
+        connect_timeout = self._config.kafka.connect_timeout
+        producer = Connection(clients, clients.transactional_id(), connect_timeout) if exactly_once else clients.producer()
         clients.make_topics(consumer, {name: name.rpartition(RETRY)[0] for route in routes for name in route.retry_topics})
         application.run_setup(self._loaded)
         config = self._config

@@ -202,6 +202,9 @@ def configuration(kafka: str, handler: str, source: str, output: str | None = No
     if EMBEDDED:
         config["kafka"]["client"] = {"api_version": [2, 3]}
     top = {
+        "delivery",
+        "instance",
+        "transaction",
         "max_stuck_handlers",
         "limits",
         "state_dir",

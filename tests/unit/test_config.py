@@ -158,6 +158,15 @@ def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
             "app.yaml:7: routes.price.batch.max_messages: more than buffer.messages (10000), so a batch would never fill; "
             "make one of them fit the other",
         ),
+        (
+            GOOD + "transaction: {interval: 50ms}\n",
+            "app.yaml:7: transaction: it is for delivery: exactly-once; write that, or leave this out",
+        ),
+        (
+            "kafka: {group: g, bootstrap_servers: embedded}\ndelivery: exactly-once\nroutes: {r: {topics: t, handler: 'a:b'}}\n",
+            "app.yaml:2: delivery: the embedded broker knows no transactions; name an Apache Kafka in kafka.bootstrap_servers, "
+            "or write at-least-once",
+        ),
         (GOOD + "concurrency: ${file:none}\n", "app.yaml:7: concurrency: the file none cannot be read: No such file or directory"),
     ],
 )
@@ -172,7 +181,6 @@ def test_what_is_wrong_is_said_with_its_line_and_its_key(tmp_path: Path, text: s
 @pytest.mark.parametrize(
     "line",
     [
-        "transaction: {interval: 100ms}",
         "max_messages: 10",
     ],
 )
@@ -185,7 +193,7 @@ def test_poison_needs_a_journal(tmp_path: Path) -> None:
     assert sentence == "app.yaml:7: poison: who kills the process is told by the journal in state_dir; name a folder there"
 
 
-@pytest.mark.parametrize("line", ["delivery: exactly-once", "processes: 4", "concurrency: auto"])
+@pytest.mark.parametrize("line", ["processes: 4", "concurrency: auto"])
 def test_a_value_whose_feature_comes_later_is_refused(tmp_path: Path, line: str) -> None:
     (sentence,) = problems(tmp_path, GOOD + line)
     assert "not built yet" in sentence

@@ -1,0 +1,133 @@
+"""The transactional producer: its identity, and how another one takes it over.
+
+Kafka knows a producer by its transactional.id, and by an epoch that each new one raises: who comes with a lower epoch is shut out. A
+producer whose transaction failed is replaced by a new one that says which epoch it takes over (KIP-360); when somebody else has raised
+it meanwhile, the broker refuses, and nothing is taken from the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import gevent
+
+from gworkers.errors import UnavailableError
+from gworkers.kafka import blocks, green
+from gworkers.kafka.clients import Clients
+
+log = logging.getLogger(__name__)
+
+#: Brokers from here on check the consumer's generation with the offsets of a transaction (KIP-447).
+OLDEST = (2, 5)
+#: After so many milliseconds Kafka aborts a transaction by itself. Until then a dead process's holds back readers and its successor.
+TIMEOUT_MS = 10_000
+
+
+class FencedError(UnavailableError):
+    """Another process has taken over the identity."""
+
+
+class Connection:
+    """One producer at a time. Raises UnavailableError with a sentence; its ``passing`` says whether it is worth another try."""
+
+    def __init__(self, clients: Clients, transactional_id: str, patience: float) -> None:
+        self._clients = clients
+        self._id = transactional_id
+        self._patience = patience
+        self.client = self._make()
+        self.timeout = self.client.config["transaction_timeout_ms"] / 1000
+        try:
+            self._check_version()
+            self._init(None)
+        except BaseException:
+            self.client.close(timeout=0)
+            raise
+
+    def renew(self, age: float) -> Any:
+        """A new producer in place of the old one. ``age``: since when its transaction was open, in seconds: when Kafka has given up a
+        transaction because of its age, the epoch has been raised by nobody else."""
+        manager = self.client._transaction_manager
+        before = manager.producer_id_and_epoch
+        self.client.close(timeout=0)
+        self.client = self._make()
+        resume = before if blocks.known() and before.is_valid else None
+        try:
+            self._init(resume)
+        except FencedError:
+            if age < self.timeout:
+                raise
+            self.client.close(timeout=0)
+            self.client = self._make()
+            self._init(None)
+        return self.client
+
+    def _make(self) -> Any:
+        return self._clients.producer(transactional_id=self._id)
+
+    def _check_version(self) -> None:
+        version = self.client.config["api_version"]
+        if version < OLDEST:
+            raise UnavailableError(
+                f"Kafka at {self._clients.servers} is of version {'.'.join(map(str, version))}, and delivery: exactly-once wants "
+                f"{'.'.join(map(str, OLDEST))} or later; upgrade it, or write delivery: at-least-once"
+            )
+
+    def _init(self, resume: Any) -> None:
+        errors = green.module("kafka.errors")
+        deadline = time.monotonic() + self._patience
+        if resume is not None:
+            self._take_over(resume)
+        while True:
+            try:
+                self.client.init_transactions()
+                return
+            except errors.KafkaTimeoutError as error:
+                if time.monotonic() > deadline:
+                    raise UnavailableError(
+                        f"Kafka at {self._clients.servers} has no coordinator for transactions for {self._patience:g} s; do its "
+                        "transaction.state.log.replication.factor and transaction.state.log.min.isr ask for more brokers than there are?",
+                        passing=True,
+                    ) from error
+                gevent.sleep(0.1)
+            except errors.KafkaError as error:
+                raise self._sentence(error) from error
+
+    def _take_over(self, identity: Any) -> None:
+        transactions = green.module("kafka.producer.transaction_manager")
+        manager = self.client._transaction_manager
+        with manager._lock:
+            manager._transition_to(transactions.TransactionState.INITIALIZING)
+            manager.set_producer_id_and_epoch(identity)
+            handler = transactions.InitProducerIdHandler(manager, manager.transaction_timeout_ms, is_epoch_bump=True)
+            manager._enqueue_request(handler)
+        self.client._init_transactions_result = handler.result
+        self.client._sender.wakeup()
+
+    def fenced(self) -> FencedError:
+        return FencedError(
+            f"another process has taken over the transactions of this one ({self._id}), and this one is out; give each process an "
+            "instance of its own, with %(host)s or a variable"
+        )
+
+    def _sentence(self, error: Exception) -> UnavailableError:
+        name, text = type(error).__name__, str(error)
+        if name == "ProducerFencedError" or "PRODUCER_FENCED" in text:
+            return self.fenced()
+        if "INVALID_TRANSACTION_TIMEOUT" in text or "InvalidTransactionTimeout" in text:
+            timeout = self.client.config["transaction_timeout_ms"]
+            return UnavailableError(
+                f"kafka.producer.transaction_timeout_ms is {timeout}, and the broker allows less; write at most its "
+                "transaction.max.timeout.ms"
+            )
+        if name == "UnsupportedVersionError":
+            return UnavailableError(
+                f"Kafka at {self._clients.servers} knows no transactions, which delivery: exactly-once needs; write at-least-once"
+            )
+        if name == "TransactionalIdAuthorizationFailedError":
+            return UnavailableError(
+                f"Kafka does not let this client use the transactional id {self._id}; give it the rights Write and Describe on it, by "
+                f"kafka-acls.sh --add --allow-principal … --operation Write --operation Describe --transactional-id {self._id}"
+            )
+        return UnavailableError(f"transactions cannot be begun at {self._clients.servers}: {text or name}")

@@ -1,0 +1,161 @@
+"""Exactly-once: what a reader of committed messages sees."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter, defaultdict
+from typing import Any
+
+import pytest
+
+from tests.support.servers import EMBEDDED, committed, configuration, consume, create_topic, produce, unique, until
+
+pytestmark = pytest.mark.skipif(EMBEDDED, reason="the first-run broker knows no transactions")
+
+
+def exactly_once(kafka: str, source: str, output: str | None, **more: Any) -> dict[str, Any]:
+    return configuration(kafka, more.pop("handler", "app:handle"), source, output, delivery="exactly-once", instance=unique("one"), **more)
+
+
+def fill(kafka: str, topic: str, count: int, keys: int = 50) -> list[bytes]:
+    made = [b"%d" % n for n in range(count)]
+    produce(kafka, topic, ((b"k%d" % (n % keys), value) for n, value in enumerate(made)))
+    return made
+
+
+def assert_once_and_in_order(kafka: str, output: str, wanted: list[bytes]) -> None:
+    order: dict[bytes, list[int]] = defaultdict(list)
+    found = consume(kafka, output)
+    for message in found:
+        order[message.key()].append(int(message.value()))
+    assert Counter(message.value() for message in found) == Counter(wanted)
+    for key, seen in order.items():
+        assert seen == sorted(seen), f"{key!r} is out of order"
+
+
+def test_results_and_offsets_are_committed_together(kafka_servers: str, source: str, output: str, start: Any, executor: str) -> None:
+    made = fill(kafka_servers, source, 5000)
+    config = exactly_once(kafka_servers, source, output, executor=executor, order="key")
+    server = start(config, "--until-idle", "500ms")
+    assert server.wait() == 0, server.log
+    assert_once_and_in_order(kafka_servers, output, made)
+    assert sum(committed(kafka_servers, config["kafka"]["group"], source).values()) == 5000
+    assert len(consume(kafka_servers, output, isolation="read_uncommitted")) == 5000, "something was aborted"
+
+
+SEEN = """
+import collections
+seen = collections.Counter()
+def handle(value):
+    seen[value] += 1
+    if value == b"1234":
+        return b"x" * 50_000
+    if value == b"1235":
+        raise ValueError("no")
+    return value if seen[value] == 1 else b"again " + value
+"""
+
+
+def test_a_result_that_the_broker_refuses_takes_no_other_with_it(kafka_servers: str, source: str, start: Any, executor: str) -> None:
+    output = create_topic(kafka_servers, unique("small"), **{"max.message.bytes": "20000"})
+    dead = create_topic(kafka_servers, unique("dead"))
+    made = fill(kafka_servers, source, 3000)
+    config = exactly_once(kafka_servers, source, output, executor=executor, order="key", dead_letter=dead, retry={"attempts": 1})
+    server = start(config, "--until-idle", "500ms", app=SEEN)
+    assert server.wait() == 0, server.log
+    letters = consume(kafka_servers, dead)
+    assert sorted(letter.value() for letter in letters) == [b"1234", b"1235"]
+    assert dict(letters[0].headers() or [])["gworkers-reason"] in (b"refused", b"failed")
+    assert_once_and_in_order(kafka_servers, output, [value for value in made if value not in (b"1234", b"1235")])
+    assert "are sent again" in server.log
+
+
+def test_failures_and_their_ways_are_in_the_transaction(kafka_servers: str, source: str, output: str, start: Any) -> None:
+    dead = create_topic(kafka_servers, unique("dead"))
+    made = fill(kafka_servers, source, 1000)
+    app = """
+from gworkers import Retry
+def handle(message):
+    number = int(message.value)
+    if number % 50 == 0 or (number % 20 == 1 and message.attempt < 3):
+        raise Retry("later", delay=0.01)
+    return message.value
+"""
+    more = {"dead_letter": dead, "retry": {"attempts": 2, "topics": ["1s"]}, "pass": "message"}
+    server = start(exactly_once(kafka_servers, source, output, **more), "--until-idle", "2s", app=app)
+    assert server.wait() == 0, server.log
+    failed = {b"%d" % n for n in range(0, 1000, 50)}
+    assert Counter(letter.value() for letter in consume(kafka_servers, dead)) == Counter(failed)
+    results = Counter(message.value() for message in consume(kafka_servers, output))
+    assert results == Counter(value for value in made if value not in failed)
+
+
+def test_one_result_of_a_batch_is_there_once(kafka_servers: str, source: str, output: str, start: Any) -> None:
+    fill(kafka_servers, source, 2000)
+    config = exactly_once(
+        kafka_servers, source, output, decode="json", encode="json", batch={"max_messages": 10, "max_wait": "20ms"}, retry={"attempts": 1}
+    )
+    app = "import time\ndef handle(values):\n    time.sleep(0.01)\n    return {'all': values}\n"
+    found: Counter[int] = Counter()
+    for _ in range(3):
+        server = start(config, app=app)
+        until(lambda: consume(kafka_servers, output, timeout=1), what="a result")
+        server.signal(signal.SIGKILL)
+        server.wait()
+    server = start(config, "--until-idle", "1s", app=app)
+    assert server.wait() == 0, server.log
+    for message in consume(kafka_servers, output):
+        found.update(json.loads(message.value())["all"])
+    assert found == Counter(range(2000))
+
+
+def test_one_after_the_other(kafka_servers: str, source: str, output: str, start: Any, tmp_path: Any) -> None:
+    between = create_topic(kafka_servers, unique("between"))
+    made = fill(kafka_servers, source, 5000)
+    first = start(exactly_once(kafka_servers, source, between, order="key"), "--until-idle", "2s", name="first.yaml")
+    second = start(exactly_once(kafka_servers, between, output, order="key"), "--until-idle", "5s", name="second.yaml")
+    assert first.wait() == 0, first.log
+    assert second.wait() == 0, second.log
+    assert_once_and_in_order(kafka_servers, output, made)
+
+
+def test_a_killed_process_leaves_nothing_behind(kafka_servers: str, source: str, output: str, start: Any) -> None:
+    made = fill(kafka_servers, source, 20_000)
+    config = exactly_once(kafka_servers, source, output, order="key", transaction={"interval": "50ms"})
+    config["kafka"]["consumer"] = {"session_timeout_ms": 6000}
+    app = "import time\ndef handle(value):\n    time.sleep(0.005)\n    return value\n"
+    for _ in range(3):
+        before = len(consume(kafka_servers, output, timeout=1))
+        server = start(config, app=app)
+        until(lambda before=before: len(consume(kafka_servers, output, timeout=1)) > before, what="results")
+        server.signal(signal.SIGKILL)
+        server.wait()
+    server = start(config, "--until-idle", "1s", app=app)
+    assert server.wait(120) == 0, server.log
+    assert_once_and_in_order(kafka_servers, output, made)
+
+
+def test_an_instance_that_two_processes_share_is_told(kafka_servers: str, source: str, output: str, start: Any) -> None:
+    made = fill(kafka_servers, source, 4000)
+    config = exactly_once(kafka_servers, source, output, order="key")
+    app = "import time\ndef handle(value):\n    time.sleep(0.05)\n    return value\n"
+    first = start(config, app=app, name="first.yaml")
+    first.says("assigned")
+    until(lambda: consume(kafka_servers, output, timeout=1), what="a result")
+    second = start(config, "--until-idle", "2s", app=app, name="second.yaml")
+    assert first.wait() == 69, first.log
+    assert "has taken over the transactions of this one" in first.log
+    assert "give each process an instance of its own" in first.log
+    assert "Traceback" not in first.log
+    assert second.wait(120) == 0, second.log
+    assert_once_and_in_order(kafka_servers, output, made)
+
+
+def test_a_timeout_that_the_broker_does_not_allow_is_told(kafka_servers: str, source: str, output: str, start: Any) -> None:
+    config = exactly_once(kafka_servers, source, output)
+    config["kafka"]["producer"] = {"transaction_timeout_ms": 3_600_000}
+    server = start(config)
+    assert server.wait() == 69
+    assert "kafka.producer.transaction_timeout_ms is 3600000, and the broker allows less" in server.log
+    assert "Traceback" not in server.log
