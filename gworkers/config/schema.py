@@ -295,7 +295,7 @@ class Transaction(Section):
 
     interval: Duration = Field(0.1, gt=0, description="How long a transaction is open: readers of committed messages wait for its end.")
     max_messages: int = Field(
-        10_000, ge=1, description="The most messages in one transaction; it also ends when half of the buffer waits for it."
+        10_000, ge=1, description="The most messages in one transaction, beside those of `buffer`; it also ends with half of its bytes."
     )
 
 

@@ -21,6 +21,12 @@ log = logging.getLogger(__name__)
 ATTEMPT = 10.0
 
 
+#: A transaction that follows another at once is told to come back (CONCURRENT_TRANSACTIONS) until the markers of the one before are
+#: written, a few milliseconds; with kafka-python's 100 ms each transaction would begin 100 ms late. And until the time-out has passed
+#: the open transaction of a process that died holds back readers and whoever takes its partitions.
+TRANSACTIONAL = {"retry_backoff_ms": 5, "transaction_timeout_ms": 10_000}
+
+
 class Clients:
     """Makes consumers and producers for one configuration. servers: where Kafka is, which the configuration may leave to us."""
 
@@ -91,6 +97,7 @@ class Clients:
                 "batch_size": 262_144,  # with the default of 16 KiB the Sender is woken for a quarter of all cost
                 "max_block_ms": 5_000,
                 "delivery_timeout_ms": 2**31 - 1,  # results wait for a broker that is away; the buffer bounds how many
+                **(TRANSACTIONAL if "transactional_id" in more else {}),
                 **options.given(self._loaded, "producer"),
                 "acks": "all",
                 **more,

@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 
 #: Brokers from here on check the consumer's generation with the offsets of a transaction (KIP-447).
 OLDEST = (2, 5)
-#: After so many milliseconds Kafka aborts a transaction by itself. Until then a dead process's holds back readers and its successor.
-TIMEOUT_MS = 10_000
 
 
 class FencedError(UnavailableError):

@@ -97,7 +97,7 @@ class Pipeline:
                 self.stats,
                 self.buffer,
                 producer,
-                Ways(self._free, self._release_committed, self.fail, self.give_back, fatal),
+                Ways(self._free, self._unfree, self._release_committed, self.fail, self.give_back, fatal),
                 interval=config.transaction.interval,
                 max_messages=config.transaction.max_messages,
                 with_map=config.commit.map,
@@ -326,8 +326,16 @@ class Pipeline:
             assert self.transactions is not None
             for follower in self._sharing.pop(job):
                 self.transactions.join(follower)
+        self.buffer.messages -= 1
+        if self.buffer.low:
+            self.consumer.room_came()
         if self.scheduler.finish(job):
             self.workers.wake()
+
+    def _unfree(self, job: Job) -> None:
+        """It is to be given back, and its room with it."""
+        self.buffer.messages += 1
+        job.partition.in_flight += 1
 
     def _release_committed(self, job: Job) -> None:
         """The other half: its transaction is committed. Its offset has been noted with it."""
@@ -336,7 +344,8 @@ class Pipeline:
             self.stats.dead_lettered += 1
             if self.quarantine is not None:
                 self.quarantine.settled(job)
-        self._release(job)
+        self.buffer.bytes -= job.size
+        job.partition.buffered -= job.size
         if self.buffer.low:
             self.consumer.room_came()
 
@@ -406,7 +415,7 @@ class Pipeline:
     @property
     def idle(self) -> bool:
         """Nothing is in the process and nothing waits in Kafka."""
-        return not self.buffer.messages and bool(self.consumer.partitions) and self.consumer.backlog() == 0
+        return not self.buffer.messages and not self.unsettled and bool(self.consumer.partitions) and self.consumer.backlog() == 0
 
     def stop(self, timeout: float) -> bool:
         """Stop in the order of the way: commit what is settled, leave the group, close the producer. Blocks; True when all is committed."""

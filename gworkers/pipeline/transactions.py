@@ -1,9 +1,9 @@
 """Exactly-once: results, and the offsets of what they came from, in one transaction after the other.
 
 1. While a transaction is open, finished jobs are handed to the producer at once. When all of a job's results are acknowledged its lane is
-   free, so a key does not wait for the commit; its offset and its room in the buffer do.
-2. Every ``transaction.interval``, after ``max_messages``, when half of the buffer waits for it, at a revocation and at the stop, the
-   transaction is cut: what finishes from now on waits for the next one, while handlers run on. When all that was sent is acknowledged, the
+   free, so a key does not wait for the commit, and reading goes on; its offset and its bytes in the buffer do.
+2. Every ``transaction.interval``, after ``max_messages`` or half of the buffer's bytes, at a revocation and at the stop, the transaction
+   is cut: what finishes from now on waits for the next one, while handlers run on. When all that was sent is acknowledged, the
    offsets with the map of what is finished beyond them are added, under the consumer's generation (KIP-447), and it is committed.
 3. A transaction that cannot be committed is aborted by a new producer, which takes over the old one's identity and by that shuts out what
    it may still have on its way. Handlers are not run again: the results of partitions that are still ours are sent again, in their order.
@@ -49,6 +49,7 @@ class Ways:
     """Where jobs go on to; the pipeline's methods."""
 
     free: Callable[[Job], None]  # its results are in the transaction: its lane may go on
+    unfree: Callable[[Job], None]  # they are not, after all
     release: Callable[[Job], None]  # its transaction is committed
     fail: Callable[[Job], object]
     give_back: Callable[[Job], None]
@@ -74,7 +75,7 @@ class Transactions(Committer):
         super().__init__(client, partitions, stats, interval=interval, with_map=with_map)
         self._connection = connection
         self._ways = ways
-        self._most = min(max_messages, max(1, buffer.max_messages // 2))
+        self._most = max_messages
         self._most_bytes = buffer.max_bytes // 2
         self._producer: Producer  # set by attach
         self._jobs: list[Job] = []  # in the transaction, in the order they were put into it
@@ -148,6 +149,13 @@ class Transactions(Committer):
         else:
             self._ways.free(job)
 
+    def _unfree(self, jobs: list[Job]) -> None:
+        """Before these are given back: those that were free already are so no more."""
+        for job in jobs:
+            if job in self._freed:
+                self._freed.discard(job)
+                self._ways.unfree(job)
+
     def refused(self, job: Job) -> None:
         """The broker has refused a result of a job, or dropped it because of another one's: the transaction cannot be committed."""
         error = job.error
@@ -171,7 +179,7 @@ class Transactions(Committer):
         dropped = [job for job in self._next if job.partition is partition]
         if dropped:
             self._next = deque(job for job in self._next if job.partition is not partition)
-            self._freed.difference_update(dropped)
+            self._unfree(dropped)
         if any(job.partition is partition for job in self._jobs) and not self._committing:
             self._break(SendError("a partition was lost before its results were committed"))
         return dropped
@@ -270,7 +278,7 @@ class Transactions(Committer):
         self._next = deque(job for job in self._next if job not in taken)
         for index, job in enumerate(ready):
             if not job.partition.active:
-                self._freed.discard(job)
+                self._unfree([job])
                 self._ways.give_back(job)
                 continue
             self._put(job)
@@ -282,11 +290,13 @@ class Transactions(Committer):
         self._open = False
 
     def _end(self) -> None:
+        cut = time.monotonic()
         while self._out and self._broken is None:
             self._acknowledged.clear()
             self._acknowledged.wait()
         if self._broken is not None:
             raise self._broken
+        acknowledged = time.monotonic()
         for job in self._jobs:
             if job.partition.active:
                 job.partition.offsets.finish(job.offset)
@@ -299,9 +309,18 @@ class Transactions(Committer):
             if self._broken is not None:  # the offsets have been accepted for what is ours, and something is not any more
                 raise self._broken
         self._committing = True
+        offsets = time.monotonic()
         client.commit_transaction()
         self._committing = self._finished = False
         self.succeeded(made)
+        log.debug(
+            "a transaction of %d messages: open %.0f ms, acknowledged after %.0f ms, offsets %.0f ms, commit %.0f ms",
+            len(self._jobs),
+            1000 * (cut - self._begun),
+            1000 * (acknowledged - cut),
+            1000 * (offsets - acknowledged),
+            1000 * (time.monotonic() - offsets),
+        )
         jobs, self._jobs, self._bytes = self._jobs, [], 0
         for job in jobs:
             self._ways.release(job)
@@ -328,14 +347,14 @@ class Transactions(Committer):
         again: list[Job] = []
         failed: list[Job] = []
         for job in jobs:
+            if job not in out:
+                self._freed.add(job)
             if not job.partition.active:
-                self._freed.discard(job)
+                self._unfree([job])
                 self._ways.give_back(job)
                 continue
             undo.setdefault(job.partition, []).append(job.offset)
             (failed if job in self._refused else again).append(job)
-            if job not in out:
-                self._freed.add(job)
         if self._finished:
             for partition, offsets in undo.items():
                 partition.offsets.unfinish(offsets)

@@ -147,6 +147,53 @@ def scheduler_rate(keys: int = 100_000, rounds: int = 5) -> float:
     return rounds * keys / (time.perf_counter() - begun)
 
 
+def latency(servers: str, seconds: float = 8.0, rate: int = 1000, **more: object) -> tuple[float, float]:
+    """From sending a message to reading its committed result, in milliseconds at a steady rate: the median and 99 %."""
+    source, output = create_topic(servers, unique("bench-in")), create_topic(servers, unique("bench-out"))
+    consumer = confluent_kafka.Consumer({"bootstrap.servers": servers, "group.id": unique("watch"), "isolation.level": "read_committed"})
+    consumer.assign([confluent_kafka.TopicPartition(output, number, 0) for number in range(4)])
+    producer = confluent_kafka.Producer({"bootstrap.servers": servers, "linger.ms": 0})
+    found: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "app.py").write_text(WAIT)
+        server = Running(Path(folder), configuration(servers, "app:handle", source, output, concurrency=64, **more))
+        try:
+            server.says("assigned: ")
+            begun, sent, ends = time.monotonic(), 0, 0.0
+            while not ends or (len(found) < sent and time.monotonic() < ends):
+                now = time.monotonic()
+                if now - begun > seconds and not ends:
+                    ends = now + 10
+                for _ in range(0 if ends else int((now - begun) * rate) - sent):
+                    producer.produce(source, str(time.time()).encode(), b"key-%d" % (sent % 1000))
+                    sent += 1
+                producer.poll(0)
+                for message in consumer.consume(500, 0.001):
+                    if message.error() is None:
+                        found.append(1000 * (time.time() - float(message.value())))
+            assert len(found) == sent, f"{len(found)} of {sent} results came"
+        finally:
+            server.process.kill()
+            server.close()
+            consumer.close()
+    found = sorted(found[len(found) // 4 :])  # without the first quarter, in which it warms up
+    return found[len(found) // 2], found[int(len(found) * 0.99)]
+
+
+def intervals(servers: str, many: str, some: str, count: int) -> None:
+    """The table of throughput and latency by the interval of transactions."""
+    print("\n| `transaction.interval` | msgs/s, no-op | msgs/s, 5 ms | latency at 1,000 msgs/s, 5 ms: median | 99 % |")
+    print("|---|---:|---:|---:|---:|")
+    for interval in (20, 50, 100, 500):
+        more = {"delivery": "exactly-once", "instance": unique("bench"), "transaction": {"interval": f"{interval}ms"}}
+        noop, wait = ours(servers, many, count, **more), ours(servers, some, count // 3, WAIT, **more)
+        median, slow = latency(servers, **more)
+        mark = "✓" if median < 2 * interval else "✗"
+        print(f"| {interval} ms | {noop.rate:,.0f} | {wait.rate:,.0f} | {median:.0f} ms {mark} | {slow:.0f} ms |", flush=True)
+    median, slow = latency(servers)
+    print(f"| at-least-once | | | {median:.0f} ms | {slow:.0f} ms |")
+
+
 def waiting_retries(servers: str, waiting: int, count: int) -> tuple[Result, int]:
     """Throughput of a route while ``waiting`` messages of another one wait for their next attempt, and the bytes they have cost.
 
@@ -240,6 +287,12 @@ def main() -> int:
                 servers, many, count, BATCHED, batch={"max_messages": 100, "max_wait": "20ms"}
             ),
         }
+        once = {"delivery": "exactly-once", "instance": unique("bench")}
+        rows |= {
+            "gworkers, exactly-once, no-op, 64": lambda: ours(servers, many, count, **once),
+            "gworkers, exactly-once, 5 ms, 64": lambda: ours(servers, some, count // 3, WAIT, **once),
+            "gworkers, exactly-once, 5 ms, 64, order: key": lambda: ours(servers, some, count // 3, WAIT, order="key", **once),
+        }
         best: dict[str, Result] = {}
         for _ in range(options.rounds):
             for name, measure in rows.items():
@@ -248,6 +301,8 @@ def main() -> int:
                     if name not in best or result.rate > best[name].rate:
                         best[name] = result
         report(best)
+        if options.only in "intervals":
+            intervals(servers, many, some, count)
         if options.only in "waiting retries":
             without, _ = waiting_retries(servers, 0, count)
             with_, cost = waiting_retries(servers, WAITING, count)
@@ -286,6 +341,14 @@ def report(best: dict[str, Result]) -> None:
     ratio("no-op, journal on / off", "gworkers, no-op, 64, a journal", noop, 0.98)
     ratio("no-op, everything on / off", "gworkers, no-op, 64, everything on", noop, 0.9)
     ratio("5 ms, everything on / off", "gworkers, 5 ms, 64, everything on", "gworkers, 5 ms, 64", 0.9)
+    ratio("no-op, exactly-once / at-least-once", "gworkers, exactly-once, no-op, 64", noop, 0.6)
+    ratio("5 ms, exactly-once / at-least-once", "gworkers, exactly-once, 5 ms, 64", "gworkers, 5 ms, 64", 0.9)
+    ratio(
+        "5 ms, order: key, exactly-once / at-least-once",
+        "gworkers, exactly-once, 5 ms, 64, order: key",
+        "gworkers, 5 ms, 64, order: key",
+        0.9,
+    )
 
 
 if __name__ == "__main__":
