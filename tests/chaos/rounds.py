@@ -40,9 +40,13 @@ RATE = 250  # messages a second
 SESSION = 3.0  # seconds, of the consumers' membership
 
 APP = """
-import json, os, time
+import collections, json, os, time
+tries = collections.Counter()
 def handle(value):
     begun = time.time()
+    if tries[value["id"]] < value.get("fails", 0):
+        tries[value["id"]] += 1
+        raise ValueError("as it was asked to")
     if value.get("large"):
         return {"id": value["id"], "text": "x" * 2_000_000}
     time.sleep(value["ms"] / 1000)
@@ -50,10 +54,60 @@ def handle(value):
 """
 
 
+#: Put before APP: the process kills itself at its n-th commit of a transaction, at one of the points of KILL_POINTS.
+SUICIDE = """
+import os, random, signal, threading, time
+from gworkers.kafka import green
+
+def install(point, left):
+    producer = green.module().KafkaProducer
+    begin, offsets, commit = producer.begin_transaction, producer.send_offsets_to_transaction, producer.commit_transaction
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+    def soon(most):
+        def wait():
+            time.sleep(random.random() * most)
+            die()
+        threading.Thread(target=wait, daemon=True).start()
+    def due():
+        install.left -= 1
+        return install.left < 0
+    install.left = left
+    def begin_transaction(self):
+        begin(self)
+        if point == "open" and due():
+            soon(0.1)
+    def send_offsets_to_transaction(self, *arguments):
+        if point == "before the offsets" and due():
+            die()
+        if point == "with the offsets" and due():
+            soon(0.004)
+        offsets(self, *arguments)
+        if point == "before the commit" and due():
+            die()
+    def commit_transaction(self):
+        if point == "with the commit" and due():
+            soon(0.006)
+        commit(self)
+        if point == "after the commit" and due():
+            die()
+    producer.begin_transaction = begin_transaction
+    producer.send_offsets_to_transaction = send_offsets_to_transaction
+    producer.commit_transaction = commit_transaction
+
+if os.environ.get("SUICIDE"):
+    install(os.environ["SUICIDE"].split(":")[0], int(os.environ["SUICIDE"].split(":")[1]))
+"""
+KILL_POINTS = ("open", "before the offsets", "with the offsets", "before the commit", "with the commit", "after the commit")
+#: After so many milliseconds the brokers give up the transaction of a process that died.
+TRANSACTION_TIMEOUT = 3000
+
+
 @dataclass
 class Verdict:
     kind: str
     seed: int
+    exactly_once: bool = False
     faults: int = 0
     messages: int = 0
     lost: int = 0
@@ -67,6 +121,8 @@ class Verdict:
 
     @property
     def good(self) -> bool:
+        if self.exactly_once:
+            return not (self.lost or self.disorder or self.twice or self.zombie or self.notes)
         twice = self.allowed_twice is None or self.twice <= self.allowed_twice
         return not self.lost and not self.disorder and self.zombie <= self.allowed_zombie and not self.notes and twice
 
@@ -74,7 +130,9 @@ class Verdict:
 class Load:
     """Sends messages at a steady rate until it is told to stop; their order within a key holds whatever the brokers do."""
 
-    def __init__(self, servers: str, topic: str, seed: int, large: float = 0.0, slow: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, servers: str, topic: str, seed: int, large: float = 0.0, slow: tuple[int, int] | None = None, failing: float = 0.0
+    ) -> None:
         self._draw = random.Random(seed)
         self._producer = confluent_kafka.Producer(
             {
@@ -90,9 +148,11 @@ class Load:
         self._topic = topic
         self._large = large
         self._slow = slow
+        self._failing = failing
         self._stop = threading.Event()
         self.sent = 0
         self.large: set[int] = set()
+        self.failing: set[int] = set()  # those that fail for good
         self.refused: list[str] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -108,6 +168,10 @@ class Load:
                 if self._draw.random() < self._large:
                     value["large"] = True
                     self.large.add(self.sent)
+                if self._draw.random() < self._failing:
+                    value["fails"] = self._draw.choice((1, 2, 1_000_000))
+                    if value["fails"] > 2:
+                        self.failing.add(self.sent)
                 self._producer.produce(self._topic, json.dumps(value).encode(), key.encode(), on_delivery=self._delivered)
                 self.sent += 1
             self._producer.poll(0)
@@ -129,9 +193,10 @@ class Load:
 class World:
     """Brokers for many rounds: one alone with a proxy before its second listener, and three when they are asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, exactly_once: bool = False) -> None:
+        self.exactly_once = exactly_once
         self.proxy = Proxy()
-        self.single = broker.Kafka(proxied=self.proxy.port)
+        self.single = broker.Kafka(proxied=self.proxy.port, transaction_abort_timed_out_transaction_cleanup_interval_ms="500")
         self.proxy.target = self.single.behind
         self.single.start()
         self._cluster: broker.Cluster | None = None
@@ -141,6 +206,11 @@ class World:
             self._cluster = broker.Cluster()
             self._cluster.start()
         return self._cluster
+
+    def hanging(self) -> str:
+        """What Kafka's own tool finds of transactions that nobody will end; empty when there are none."""
+        brokers = [self.single, *(self._cluster.brokers if self._cluster is not None else ())]
+        return "".join(one.hanging_transactions() for one in brokers)
 
     def close(self) -> None:
         self.proxy.close()
@@ -154,7 +224,7 @@ class Round:
 
     def __init__(self, world: World, kind: str, seed: int, *, servers: str, copies: int = 1, partitions: int = 4) -> None:
         self.world = world
-        self.verdict = Verdict(kind, seed)
+        self.verdict = Verdict(kind, seed, world.exactly_once)
         self.draw = random.Random(seed)
         self.direct = servers  # for the load and the verifier
         self.servers = servers  # for the servers under test
@@ -167,13 +237,18 @@ class Round:
         self.stopped: list[tuple[int, float, float]] = []  # pid, when it was stopped, when it went on: SIGSTOP and SIGCONT
         self.consumer: dict[str, Any] = {}
         self.concurrency = 32
+        self.transaction_timeout = TRANSACTION_TIMEOUT
+        self.handler = "app:handle"
 
-    def start(self) -> Running:
-        """One more server of the group."""
-        (self.folder / "app.py").write_text(APP)
+    def start(self, instance: str | None = None, suicide: str = "", **more: Any) -> Running:
+        """One more server of the group. instance: its name, where it keeps that of an earlier one; suicide: ``point:commits``."""
+        (self.folder / "app.py").write_text(SUICIDE + APP)
+        if self.verdict.exactly_once:
+            name = instance or f"i{len(self.running)}"
+            more = {"delivery": "exactly-once", "instance": name, "transaction": {"interval": "50ms"}, **more}
         config = configuration(
             self.servers,
-            "app:handle",
+            self.handler,
             self.source,
             self.output,
             order="key",
@@ -182,15 +257,20 @@ class Round:
             dead_letter=self.dead,
             concurrency=self.concurrency,
             retry={"attempts": 3, "backoff": "50ms"},
+            **more,
         )
         config["kafka"]["group"] = self.group
+        if self.verdict.exactly_once:
+            config["kafka"]["producer"] = {"transaction_timeout_ms": self.transaction_timeout}
+            if instance is not None:
+                config["kafka"]["group_instance_id"] = f"{self.group}-{instance}"
         config["kafka"]["consumer"] = {
             "session_timeout_ms": int(SESSION * 1000),
             "heartbeat_interval_ms": 500,
             "metadata_max_age_ms": 1000,
             **self.consumer,
         }
-        server = Running(self.folder, config, name=f"app-{len(self.running)}.yaml")
+        server = Running(self.folder, config, env={"SUICIDE": suicide}, name=f"app-{len(self.running)}.yaml")
         self.running.append(server)
         return server
 
@@ -221,7 +301,7 @@ class Round:
 
     def results(self) -> list[dict[str, Any]]:
         found = []
-        for message in consume(self.direct, self.output, timeout=60):
+        for message in consume(self.direct, self.output, timeout=60):  # read_committed
             value = json.loads(message.value())
             found.append(value | {"at": message.timestamp()[1] / 1000, "where": (message.partition(), message.offset())})
         return found
@@ -244,9 +324,20 @@ class Round:
         self._judge(wanted)
         return self.verdict
 
+    def check_dead(self, wanted: set[int]) -> None:
+        """Exactly ``wanted`` is in the dead letters, each once where it matters, and nothing of it in the output."""
+        dead = [json.loads(message.value())["id"] for message in consume(self.direct, self.dead)]
+        if set(dead) != wanted or (self.verdict.exactly_once and len(dead) != len(wanted)):
+            self.verdict.notes.append(f"{len(wanted)} should be dead-lettered, {len(dead)} are, {len(set(dead))} of them different")
+        both = wanted & {value["id"] for value in self.results()}
+        if both:
+            self.verdict.notes.append(f"{len(both)} are in the dead letters and in the output, {min(both)} for one")
+
     def _judge(self, wanted: set[int]) -> None:
         verdict = self.verdict
         results = self.results()
+        if verdict.exactly_once:
+            until(lambda: not self._open(), 30, "the end of all transactions")
         first: dict[int, dict[str, Any]] = {}
         for value in results:
             if value["id"] in first:
@@ -264,6 +355,20 @@ class Round:
             verdict.zombie += len(late)
         times = sorted(value["at"] for value in results)
         verdict.pause = max((b - a for a, b in itertools.pairwise(times)), default=0.0)
+
+    def _open(self) -> bool:
+        """Whether a reader of committed messages is held back somewhere by a transaction that has not ended."""
+        ends = []
+        for isolation in ("read_committed", "read_uncommitted"):
+            consumer = confluent_kafka.Consumer(
+                {"bootstrap.servers": self.direct, "group.id": "none", "isolation.level": isolation, "log_level": 0}
+            )
+            tps = [confluent_kafka.TopicPartition(self.output, number) for number in range(4)]
+            try:
+                ends.append([consumer.get_watermark_offsets(tp, timeout=10)[1] for tp in tps])
+            finally:
+                consumer.close()
+        return ends[0] < ends[1]
 
     def close(self) -> None:
         """End what still runs; the servers' logs are kept when something was wrong."""
@@ -463,9 +568,7 @@ def too_large(world: World, seed: int) -> Verdict:
             this.fault()
             this.sleep(3.0, 4.0)
         verdict = this.finish(set(range(this.verdict.messages)) - load.large)
-        dead = [json.loads(message.value())["id"] for message in consume(this.direct, this.dead)]
-        if sorted(dead) != sorted(load.large):
-            verdict.notes.append(f"{len(load.large)} should be dead-lettered, {len(dead)} are")
+        this.check_dead(load.large)
         return verdict
     finally:
         this.close()
@@ -528,6 +631,167 @@ def partitions_added(world: World, seed: int) -> Verdict:
         this.close()
 
 
+def failing_handlers(world: World, seed: int, times: int = 2) -> Verdict:
+    """One message in five fails once, twice or for good, while connections are cut and servers killed."""
+    this = Round(world, "failing handlers", seed, servers=world.single.servers)
+    this.servers = f"127.0.0.1:{world.proxy.port}"
+    this.verdict.allowed_twice = None
+    try:
+        servers = this.pair()
+        with this.load(failing=0.2) as load:
+            for _ in range(times):
+                this.sleep(0.5, 1.5)
+                world.proxy.cut()
+                this.fault()
+                this.sleep(0.5, 1.5)
+                victim = servers.pop(this.draw.randrange(len(servers)))
+                victim.signal(signal.SIGKILL)
+                victim.wait()
+                this.fault()
+                servers.append(this.start())
+                this.ready(servers[-1])
+        verdict = this.finish(set(range(this.verdict.messages)) - load.failing)
+        this.check_dead(load.failing)
+        return verdict
+    finally:
+        this.close()
+
+
+def killed_at_commit(world: World, seed: int, kills: int = 12) -> Verdict:
+    """Two or three servers kill themselves at chosen points of a transaction, over and over; most come back under their name."""
+    this = Round(world, "killed at a commit", seed, servers=world.single.servers)
+    points = list(KILL_POINTS)
+    slots: dict[str, Running] = {}
+
+    def next_life(name: str) -> Running:
+        point = points[this.verdict.faults % len(points)]
+        return this.start(name, f"{point}:{this.draw.randrange(12)}")
+
+    try:
+        with this.load():
+            for number in range(this.draw.choice((2, 3))):
+                slots[f"a{number}"] = next_life(f"a{number}")
+            deadline = time.monotonic() + 15 * kills
+            while this.verdict.faults < kills:
+                assert time.monotonic() < deadline, "the servers do not die"
+                time.sleep(0.05)
+                for name, server in list(slots.items()):
+                    if server.process.poll() is None:
+                        continue
+                    if server.process.returncode != -signal.SIGKILL:
+                        this.verdict.notes.append(f"a server ended with {server.process.returncode}")
+                    this.fault()
+                    del slots[name]
+                    again = name if this.draw.random() < 0.8 else f"b{this.verdict.faults}"
+                    slots[again] = next_life(again)
+        for name, server in slots.items():
+            server.process.kill()
+            server.process.wait()
+            this.start(name)
+        return this.finish()
+    finally:
+        this.close()
+
+
+def transaction_timed_out(world: World, seed: int, times: int = 2) -> Verdict:
+    """A server is stopped for longer than its transactions may take, and not as long as its session."""
+    this = Round(world, "transaction timed out", seed, servers=world.single.servers)
+    this.transaction_timeout = 1000
+    this.consumer = {"session_timeout_ms": 10_000}
+    try:
+        server = this.start()
+        this.ready(server)
+        with this.load():
+            for _ in range(times):
+                this.sleep(1.0, 2.0)
+                server.signal(signal.SIGSTOP)
+                time.sleep(this.draw.uniform(2.0, 4.0))
+                server.signal(signal.SIGCONT)
+                this.fault()
+            this.sleep(1.0, 2.0)
+        return this.finish()
+    finally:
+        this.close()
+
+
+def coordinator_killed(world: World, seed: int) -> Verdict:
+    """Of three brokers the one that coordinates a server's transactions dies and comes back."""
+    cluster = world.cluster()
+    this = Round(world, "transaction coordinator killed", seed, servers=cluster.servers, copies=3)
+    try:
+        for number in itertools.count():
+            name = f"c{number}"
+            victim = _coordinator(cluster, f"{this.group}.{name}")
+            if victim is not None:
+                break
+        this.ready(this.start(name))
+        with this.load():
+            this.sleep(1.0, 2.0)
+            victim.kill()
+            this.fault()
+            this.sleep(2.0, 5.0)
+            victim.start()
+            this.sleep(1.0, 2.0)
+        return this.finish()
+    finally:
+        this.close()
+
+
+def _coordinator(cluster: broker.Cluster, transactional_id: str) -> broker.Kafka | None:
+    """The broker that leads this id's part of the log of transactions; None when it is the one that must live."""
+    number = 0
+    for character in transactional_id.encode():
+        number = (31 * number + character) & 0xFFFFFFFF
+    topics = AdminClient({"bootstrap.servers": cluster.servers}).list_topics("__transaction_state", timeout=10).topics
+    partitions = topics["__transaction_state"].partitions
+    if not partitions:  # made when the first one asks
+        producer = confluent_kafka.Producer({"bootstrap.servers": cluster.servers, "transactional.id": "first"})
+        producer.init_transactions(30)
+        return _coordinator(cluster, transactional_id)
+    leader = partitions[(number & 0x7FFFFFFF) % len(partitions)].leader
+    return cluster.brokers[leader - 1] if leader in (2, 3) else None
+
+
+def one_after_the_other(world: World, seed: int, times: int = 3) -> Verdict:
+    """The output of a group is the input of another one, and servers of both are killed."""
+    this = Round(world, "two in a row", seed, servers=world.single.servers)
+    last = Round(world, "two in a row", seed, servers=world.single.servers)
+    last.source = this.output
+    relay = "import json\nfrom app import handle as work\n\ndef handle(value):\n    work({'id': 0, 'ms': 5, 'key': ''})\n    return value\n"
+
+    def start(which: Round, name: str, suicide: str = "") -> Running:
+        (last.folder / "relay.py").write_text(relay)
+        server = which.start(name, suicide)
+        which.ready(server)
+        return server
+
+    last.handler = "relay:handle"
+    try:
+        start(this, "a"), start(last, "a")
+        with this.load():
+            for _ in range(times):
+                for which in this.draw.sample((this, last), 2):
+                    this.sleep(0.3, 1.0)
+                    victim = which.running[-1]
+                    victim.signal(signal.SIGKILL)
+                    victim.wait()
+                    this.fault()
+                    start(which, "a")
+        last.verdict.messages, last.verdict.faults = this.verdict.messages, this.verdict.faults
+        this.finish()
+        verdict = last.finish()
+        verdict.notes += this.verdict.notes
+        if not this.verdict.good:
+            verdict.notes.append(f"the first one: {this.verdict}")
+        return verdict
+    finally:
+        this.close()
+        last.close()
+
+
+#: Faults that only make sense with exactly-once, beside all the others.
+ONLY_EXACTLY_ONCE = ("killed_at_commit", "transaction_timed_out", "coordinator_killed", "one_after_the_other")
+
 FAULTS: dict[str, Callable[[World, int], Verdict]] = {
     "sigkill": sigkill,
     "sigterm": sigterm,
@@ -540,4 +804,9 @@ FAULTS: dict[str, Callable[[World, int], Verdict]] = {
     "too_large": too_large,
     "topic_deleted": topic_deleted,
     "partitions_added": partitions_added,
+    "failing_handlers": failing_handlers,
+    "killed_at_commit": killed_at_commit,
+    "transaction_timed_out": transaction_timed_out,
+    "coordinator_killed": coordinator_killed,
+    "one_after_the_other": one_after_the_other,
 }

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from tests.chaos.rounds import FAULTS, Verdict, World
+from tests.chaos.rounds import FAULTS, ONLY_EXACTLY_ONCE, Verdict, World
 
 
 def table(verdicts: Iterable[Verdict]) -> str:
@@ -31,14 +31,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=None, help="draw the same rounds again")
     parser.add_argument("--only", choices=FAULTS, action="append", help="this fault; may be given several times")
+    parser.add_argument("--exactly-once", action="store_true", help="with delivery: exactly-once, and nothing may come twice")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else int(time.time())
     draw = random.Random(seed)
     print(f"seed {seed}", flush=True)
-    world = World()
+    world = World(exactly_once=options.exactly_once)
     verdicts: list[Verdict] = []
     ends = time.monotonic() + 60 * options.minutes
-    names = list(options.only or FAULTS)
+    names = list(options.only or (name for name in FAULTS if options.exactly_once or name not in ONLY_EXACTLY_ONCE))
+    hanging = ""
     try:
         while time.monotonic() < ends:
             name = draw.choice(names) if len(verdicts) >= len(names) else names[len(verdicts)]  # each at least once
@@ -48,10 +50,13 @@ def main() -> int:
             counts = f"lost {verdict.lost}, out of order {verdict.disorder}, twice {verdict.twice}, by a zombie {verdict.zombie}"
             told = f"{verdict.faults} faults, {verdict.messages:,} messages, {counts}, longest pause {verdict.pause:.1f} s"
             print(f"{mark}  {verdict.kind}: seed {verdict.seed}, {told}" + "".join(f"; {note}" for note in verdict.notes), flush=True)
+        if options.exactly_once:
+            hanging = world.hanging()
+            print(f"hanging transactions, as kafka-transactions finds them: {hanging or 'none'}")
     finally:
         world.close()
         print(f"\n{table(verdicts)}", flush=True)
-    return 0 if all(verdict.good for verdict in verdicts) else 1
+    return 0 if all(verdict.good for verdict in verdicts) and not hanging else 1
 
 
 if __name__ == "__main__":

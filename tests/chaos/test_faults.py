@@ -6,20 +6,28 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.rounds import FAULTS, World
+from tests.chaos.rounds import FAULTS, ONLY_EXACTLY_ONCE, World
+
+#: The faults that a short run tries with exactly-once as well.
+EXACTLY_ONCE = (*ONLY_EXACTLY_ONCE, "sigkill", "sigstop", "storm", "failing_handlers")
 
 
-@pytest.fixture(scope="module")
-def world(real_kafka_wanted: None) -> Iterator[World]:
-    found = World()
+@pytest.fixture(scope="module", params=[False, True], ids=["at-least-once", "exactly-once"])
+def world(request: pytest.FixtureRequest, real_kafka_wanted: None) -> Iterator[World]:
+    found = World(exactly_once=request.param)
     try:
         yield found
+        assert not request.param or not found.hanging()
     finally:
         found.close()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_is_lost_and_nothing_comes_out_of_order(fault: str, world: World) -> None:
+    if world.exactly_once and fault not in EXACTLY_ONCE:
+        pytest.skip("its turn is in bin/test chaos --exactly-once")
+    if not world.exactly_once and fault in ONLY_EXACTLY_ONCE:
+        pytest.skip("it is a fault of transactions")
     verdict = FAULTS[fault](world, 7)
     assert verdict.faults
     assert verdict.messages > 100

@@ -143,6 +143,24 @@ class Kafka:
                 time.sleep(0.05)
         raise RuntimeError(f"Kafka does not start; its log: {(self.folder / 'log').read_text()[-2000:]}")
 
+    def hanging_transactions(self) -> str:
+        """What ``kafka-transactions.sh find-hanging`` says of this broker; empty when it finds none."""
+        node = next(line for line in (self.folder / "server.properties").read_text().splitlines() if line.startswith("node.id="))
+        arguments = [
+            "--bootstrap-server",
+            self.servers,
+            "find-hanging",
+            "--broker-id",
+            node.partition("=")[2],
+            "--max-transaction-timeout",
+            "0",
+        ]
+        done = subprocess.run(
+            [*self._java(), "org.apache.kafka.tools.TransactionsCommand", *arguments], capture_output=True, text=True, check=True
+        )
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        return "\n".join(lines[1:]) if lines and lines[0].startswith("Topic") else "\n".join(lines)
+
     def kill(self) -> None:
         """SIGKILL, as a crash would."""
         assert self.process is not None
