@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gworkers.message import BatchError, HandlerTimeout, Message, Record, Reject, Retry, time_left
+from gworkers.message import BatchError, HandlerTimeout, Message, Record, Reject, Retry, idempotency_key, time_left
 
 if TYPE_CHECKING:
     from gworkers.config.schema import Config
     from gworkers.server.process import Server
 
 __version__ = "0.1.0"
-__all__ = ["BatchError", "Config", "HandlerTimeout", "Message", "Record", "Reject", "Retry", "Server", "__version__", "time_left"]
+__all__ = [
+    "BatchError",
+    "Config",
+    "HandlerTimeout",
+    "Message",
+    "Record",
+    "Reject",
+    "Retry",
+    "Server",
+    "__version__",
+    "idempotency_key",
+    "time_left",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,5 @@
-"""The names an application may use: Message, Record, Retry, Reject, BatchError, HandlerTimeout, time_left.
+"""The names an application may use: Message, Record, Retry, Reject, BatchError, HandlerTimeout, time_left,
+idempotency_key.
 
 None of them has to be used: a handler is any function of the value. They are for handlers that want to see where a
 message came from (``pass: message``), to send elsewhere than to the route's output, or to overrule the retry policy.
@@ -33,6 +34,11 @@ class Message:
     timestamp: int
     attempt: int = 1
     deadline: float | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """``topic-partition-offset``: the same each time this message is handled, also after a restart or a retry topic."""
+        return f"{self.topic}-{self.partition}-{self.offset}"
 
     def header(self, name: str, default: bytes | None = None) -> bytes | None:
         """The value of the last header called ``name``, or ``default``."""
@@ -117,3 +123,21 @@ def time_left() -> float | None:
 
     slot = running_slot()
     return slot.deadline - time.monotonic() if slot is not None and slot.deadline is not None else None
+
+
+def idempotency_key() -> str | None:
+    """``topic-partition-offset`` of the message that is being handled, the same each time it is; None outside of a handler.
+
+    For what a handler does outside of Kafka: a database or an API that keeps the key does it once, however often it is asked to.
+    In a batch it is that of the first message; take ``Message.idempotency_key`` of each there.
+    """
+    from gworkers.log_context import running_slot
+
+    slot = running_slot()
+    job = slot.job if slot is not None else None
+    if job is None:
+        return None
+    origin = job.origin
+    if origin is not None:
+        return f"{origin.topic}-{origin.partition}-{origin.offset}"
+    return f"{job.partition.topic}-{job.partition.number}-{job.offset}"

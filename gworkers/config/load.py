@@ -258,6 +258,11 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
     for key in ("transaction", "instance"):
         if config.delivery != "exactly-once" and (key,) in document.origins:
             yield Problem(document.where((key,)), key, "it is for delivery: exactly-once; write that, or leave this out")
+    timeout = config.kafka.producer.get("transaction_timeout_ms", 10_000)
+    if config.delivery == "exactly-once" and isinstance(timeout, int) and 2000 * config.transaction.interval > timeout:
+        path = ("transaction", "interval")
+        text = f"more than half of the {timeout} ms after which Kafka gives a transaction up; make it shorter, or raise "
+        yield Problem(document.where(path), dotted(path), text + "kafka.producer.transaction_timeout_ms")
     if config.buffer.messages < config.concurrency:
         path = ("buffer", "messages") if ("buffer", "messages") in document.origins else ("concurrency",)
         text = (

@@ -107,6 +107,7 @@ class Clients:
             mends.survive_refusals(producer)
             if "transactional_id" in more:
                 mends.blame_only_the_refused(producer)
+                mends.lose_no_request(producer)
         return producer
 
     def make_topics(self, consumer: Any, wanted: dict[str, str]) -> None:

@@ -55,6 +55,26 @@ def blame_only_the_refused(producer: Any) -> None:
     accumulator.abort_undrained_batches = abort_undrained_batches
 
 
+def lose_no_request(producer: Any) -> None:
+    """A request about a transaction must not be lost because a broker cannot be reached.
+
+    kafka-python 3.0 asks whether a broker is ready and expects yes or no; the answer it gets is yes or an error, upon which it forgets
+    the request that it was to send, and the transaction waits for its answer for ever.
+
+    Seen by: the chaos rounds "transaction coordinator killed".
+    """
+    client = producer._sender._client
+    await_ready = client.await_ready
+
+    def ready_or_not(*args: Any, **kwargs: Any) -> bool:
+        try:
+            return bool(await_ready(*args, **kwargs))
+        except green.module("kafka.errors").KafkaConnectionError:
+            return False
+
+    client.await_ready = ready_or_not
+
+
 def hand_out_what_was_parked(consumer: Any) -> None:
     """A partition that was paused and resumed must be read on.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from confluent_kafka import admin
 
+from tests.support import broker
 from tests.support.servers import EMBEDDED, committed, configuration, consume, create_topic, produce, unique, until
 
 pytestmark = pytest.mark.skipif(EMBEDDED, reason="the first-run broker knows no transactions")
@@ -159,3 +162,93 @@ def test_a_timeout_that_the_broker_does_not_allow_is_told(kafka_servers: str, so
     assert server.wait() == 69
     assert "kafka.producer.transaction_timeout_ms is 3600000, and the broker allows less" in server.log
     assert "Traceback" not in server.log
+
+
+def test_what_is_done_outside_of_kafka_has_a_key(kafka_servers: str, source: str, output: str, start: Any, executor: str) -> None:
+    fill(kafka_servers, source, 100)
+    app = """
+import gworkers
+tries = set()
+def handle(message):
+    if int(message.value) % 10 == 0 and message.attempt < 3:
+        raise ValueError("once more")
+    return f"{gworkers.idempotency_key()} {message.idempotency_key} {message.value.decode()}".encode()
+"""
+    more = {
+        "pass": "message",
+        "retry": {"attempts": 1, "topics": ["100ms", "200ms"]},
+        "dead_letter": create_topic(kafka_servers, unique("dead")),
+    }
+    server = start(exactly_once(kafka_servers, source, output, executor=executor, **more), "--until-idle", "1s", app=app)
+    assert server.wait() == 0, server.log
+    found = [message.value().decode().split() for message in consume(kafka_servers, output)]
+    assert len(found) == 100
+    assert len({key for key, _, _ in found}) == 100
+    for key, same, _ in found:
+        assert key == same
+        assert key.startswith(f"{source}-")
+
+
+def test_a_broker_that_is_too_old_is_told(kafka_servers: str, source: str, output: str, start: Any) -> None:
+    config = exactly_once(kafka_servers, source, output)
+    config["kafka"]["client"] = {"api_version": [2, 4]}
+    server = start(config)
+    assert server.wait() == 69
+    assert "is of version 2.4, and delivery: exactly-once wants 2.5 or later; upgrade it, or write delivery: at-least-once" in server.log
+
+
+@pytest.fixture
+def own_strict_kafka(real_kafka: str) -> Iterator[str]:
+    """A single broker whose transaction log wants three, and whose anonymous users may make no topic and not use every name."""
+    kafka = broker.Kafka(
+        auto_create=False,
+        authorizer_class_name="org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        super_users="User:nobody",
+        allow_everyone_if_no_acl_found="true",
+    )
+    try:
+        kafka.start()
+        client = admin.AdminClient({"bootstrap.servers": kafka.servers})
+        create_topic(kafka.servers, "in")
+        create_topic(kafka.servers, "out")
+        rules = [
+            admin.AclBinding(kind, name, pattern, "User:ANONYMOUS", "*", operation, admin.AclPermissionType.DENY)
+            for kind, name, pattern, operation in (
+                (admin.ResourceType.TRANSACTIONAL_ID, "group", admin.ResourcePatternType.PREFIXED, admin.AclOperation.ALL),
+                (admin.ResourceType.TOPIC, "in.retry", admin.ResourcePatternType.PREFIXED, admin.AclOperation.CREATE),
+                (admin.ResourceType.BROKER, "kafka-cluster", admin.ResourcePatternType.LITERAL, admin.AclOperation.CREATE),
+            )
+        ]
+        for future in client.create_acls(rules).values():
+            future.result(10)
+        yield kafka.servers
+    finally:
+        kafka.stop()
+
+
+def test_what_kafka_does_not_allow_is_told_with_the_command_that_allows_it(own_strict_kafka: str, start: Any) -> None:
+    config = exactly_once(own_strict_kafka, "in", "out")
+    config["kafka"]["group"] = "group"
+    server = start(config)
+    assert server.wait() == 69, server.log
+    assert "Kafka does not let this client use the transactional id group.one-" in server.log
+    assert "kafka-acls.sh --add" in server.log
+    server = start(configuration(own_strict_kafka, "app:handle", "in", "out", retry={"topics": ["1m"]}))
+    assert server.wait() == 69, server.log
+    assert "the topic in.retry.1m is needed and cannot be made" in server.log
+    assert "kafka-topics.sh --bootstrap-server" in server.log
+    assert "--create --topic in.retry.1m --partitions 4" in server.log
+    assert "Traceback" not in server.log
+
+
+def test_a_transaction_log_that_wants_more_brokers_is_told(real_kafka: str, start: Any) -> None:
+    kafka = broker.Kafka(transaction_state_log_replication_factor="3")
+    try:
+        kafka.start()
+        config = exactly_once(kafka.servers, "in", "out")
+        config["kafka"]["connect_timeout"] = "4s"
+        server = start(config)
+        assert server.wait() == 69, server.log
+        assert "has no coordinator for transactions for 4 s; do its transaction.state.log.replication.factor" in server.log
+    finally:
+        kafka.stop()

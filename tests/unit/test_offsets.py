@@ -145,3 +145,23 @@ class Lives(RuleBasedStateMachine):
 
 Lives.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 TestLives = Lives.TestCase
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=40), st.randoms(use_true_random=False))
+def test_what_is_unfinished_again_holds_the_position_back(gaps: list[int], draw: random.Random) -> None:
+    offsets, all_of_them, at = Offsets(0), [], 0
+    for gap in gaps:
+        at += gap
+        offsets.begin(at)
+        all_of_them.append(at)
+    finished = draw.sample(all_of_them, draw.randint(0, len(all_of_them)))
+    for offset in finished:
+        offsets.finish(offset)
+    undone = draw.sample(finished, draw.randint(0, len(finished)))
+    offsets.unfinish(undone)
+    unfinished = sorted({*all_of_them} - {*finished} | {*undone})
+    assert list(offsets.unfinished()) == unfinished
+    assert offsets.position == (unfinished[0] if unfinished else at + 1)
+    for offset in unfinished:
+        offsets.finish(offset)
+    assert offsets.position == at + 1
