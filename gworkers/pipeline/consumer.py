@@ -136,7 +136,9 @@ class Consumer:
         True when all of it is committed. While the group rebalances it takes no commits, so polling goes on until it has.
         """
         deadline = time.monotonic() + timeout
-        while not (committed := self.committer.commit(1.0)) and time.monotonic() < deadline and not self._greenlets[0].dead:
+        while (
+            not (committed := self.committer.commit(1.0)) and time.monotonic() < deadline and not any(one.dead for one in self._greenlets)
+        ):
             gevent.sleep(0.05)
         for greenlet in self._greenlets:
             greenlet.kill(block=False)

@@ -91,6 +91,7 @@ class Transactions(Committer):
         self._due = Event()
         self._cut = Event()
         self._acknowledged = Event()
+        self._over = False  # there will be no more transactions
         self.ended = 0  # transactions, one way or the other
 
     def broke(self, error: BaseException) -> None:
@@ -186,8 +187,8 @@ class Transactions(Committer):
 
     @property
     def uncommitted(self) -> int:
-        """Jobs whose handlers have ended and whose transaction is not committed."""
-        return len(self._jobs) + len(self._next)
+        """Jobs whose handlers have ended and whose transaction is not committed, and may be yet."""
+        return len(self._jobs) + len(self._next) if not self._over else 0
 
     # -- the committer's verbs
 
@@ -199,10 +200,12 @@ class Transactions(Committer):
             except gevent.GreenletExit:
                 raise
             except GworkersError as error:
+                self._over = True
                 self._ways.fatal(error)
                 return
             except Exception as error:
                 log.debug("where it failed", exc_info=True)
+                self._over = True
                 self._ways.fatal(FatalError(f"a transaction failed in an unexpected way: {one_line(error)}"))
                 return
 
@@ -211,7 +214,7 @@ class Transactions(Committer):
         deadline = time.monotonic() + timeout
         self._urgent += 1
         try:
-            while self._behind(self._partitions.values()) and time.monotonic() < deadline:
+            while not self._over and self._behind(self._partitions.values()) and time.monotonic() < deadline:
                 self._hurry()
                 gevent.sleep(LOOK)
         finally:
@@ -224,7 +227,7 @@ class Transactions(Committer):
         self._urgent += 1
         try:
             seen = -1
-            while time.monotonic() < deadline:
+            while not self._over and time.monotonic() < deadline:
                 if seen != self.ended:
                     seen = self.ended
                     if not self._behind(partitions):
@@ -233,7 +236,7 @@ class Transactions(Committer):
                 await self._client._net.sleep(LOOK)
         finally:
             self._urgent -= 1
-        return TimeoutError(f"the last transaction did not end within {LAST:g} s") if self._behind(partitions) else None
+        return TimeoutError("their last transaction did not end in time") if self._behind(partitions) else None
 
     def _hurry(self) -> None:
         self._due.set()

@@ -147,7 +147,7 @@ def test_an_instance_that_two_processes_share_is_told(kafka_servers: str, source
     first.says("assigned")
     until(lambda: consume(kafka_servers, output, timeout=1), what="a result")
     second = start(config, "--until-idle", "2s", app=app, name="second.yaml")
-    assert first.wait() == 69, first.log
+    assert first.wait(20) == 69, first.log
     assert "has taken over the transactions of this one" in first.log
     assert "give each process an instance of its own" in first.log
     assert "Traceback" not in first.log
