@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,9 +22,12 @@ from pathlib import Path
 
 import confluent_kafka
 
+from gworkers import log_context
 from gworkers.config import schema
 from gworkers.pipeline import routes
+from gworkers.pipeline.executor import Block
 from gworkers.pipeline.job import Job
+from gworkers.pipeline.journal import Journal, Nothing
 from gworkers.pipeline.partition import Partition
 from gworkers.pipeline.scheduler import Scheduler
 from tests.support import broker
@@ -245,6 +249,28 @@ def waiting_retries(servers: str, waiting: int, count: int) -> tuple[Result, int
             server.close()
 
 
+def journal_cost(rounds: int = 200, blocks: int = 100) -> float:
+    """Seconds a message that noting what runs costs: blocks of 64 run with a journal and without one, in turns; the medians' difference."""
+    config = schema.Route.model_validate({"topics": ["t"], "handler": "a:b"})
+    route = routes.compile_route("r", config, lambda value: None, routes.DECODERS["bytes"], routes.ENCODERS["bytes"])
+    partition = Partition("t", 0, route, 0)
+    jobs = [Job(offset, 0, b"", b"", (), 1) for offset in range(64)]
+    for job in jobs:
+        job.partition = partition
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder), 4)
+        slots = [log_context.Slot(journal), log_context.Slot(Nothing())]
+        took: list[list[float]] = [[], []]
+        for _ in range(rounds):
+            for slot, times in zip(slots, took, strict=True):
+                made = [Block(route, jobs) for _ in range(blocks)]
+                begun = time.perf_counter()
+                for block in made:
+                    block.run(slot)
+                times.append((time.perf_counter() - begun) / (64 * blocks))
+        return statistics.median(took[0]) - statistics.median(took[1])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
@@ -308,6 +334,8 @@ def main() -> int:
             with_, cost = waiting_retries(servers, WAITING, count)
             print(f"\n{WAITING:,} messages that wait for a retry cost {cost / 1e6:.0f} MB (wanted: under 60 MB);", end=" ")
             print(f"the speed of another route beside them: {with_.rate / without.rate:.2f} of what it is without")
+        if options.only in "journal":
+            print(f"\nThe journal costs {1e9 * journal_cost():.0f} ns a message")
         if not options.only:
             print(f"\nThe scheduler alone, 100,000 keys waiting: {scheduler_rate():,.0f} messages/s (wanted: over 500,000)")
     finally:
