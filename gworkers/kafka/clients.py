@@ -71,6 +71,7 @@ class Clients:
         if blocks.known():
             mends.hand_out_what_was_parked(consumer)
             mends.finish_the_join(consumer)
+            mends.claim_only_what_is_owned(consumer)
         return consumer
 
     def _instance(self) -> str | None:
@@ -171,7 +172,7 @@ class Clients:
                 ):
                     raise UnavailableError(f"Kafka at {self.servers} refuses to let us in: {_told(error)}") from error
             if time.monotonic() >= deadline:
-                raise UnavailableError(f"Kafka at {self.servers} cannot be reached for {limit:g} s: {why}")
+                raise UnavailableError(f"Kafka at {self.servers} cannot be reached for {limit:g} s: {why}", passing=True)
             if not said:
                 log.warning("Kafka at %s cannot be reached, trying until %g s are over: %s", self.servers, limit, why)
                 said = True

@@ -108,3 +108,27 @@ def finish_the_join(consumer: Any) -> None:
         return
     need_rejoin = coordinator.need_rejoin
     coordinator.need_rejoin = lambda: coordinator._join_task is not None or need_rejoin()
+
+
+def claim_only_what_is_owned(consumer: Any) -> None:
+    """Whoever joins the group must not say that it owns what it has lost.
+
+    With the cooperative protocol a member tells what it owns, and what nobody else owns may be given to it at once. kafka-python 3.0 tells
+    what it was assigned last, also after it has lost that. The leader then believes two owners and takes the partition from the one that
+    works on it while it gives it to the other: for a moment both have it.
+
+    Seen by: the chaos rounds "SIGSTOP" with exactly-once.
+    """
+    coordinator = consumer._coordinator
+    if coordinator is None:
+        return
+    assignor = coordinator._assignors.get("cooperative-sticky")
+    if assignor is None:
+        return
+    metadata = assignor.metadata
+
+    def of_what_is_owned(topics: Any) -> Any:
+        assignor.member_assignment = list(consumer._subscription.assigned_partitions())
+        return metadata(topics)
+
+    assignor.metadata = of_what_is_owned

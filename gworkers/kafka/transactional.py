@@ -34,32 +34,40 @@ class Connection:
         self._clients = clients
         self._id = transactional_id
         self._patience = patience
+        self._identity: Any = None  # of the last producer that had one: its id and epoch
         self.client = self._make()
         self.timeout = self.client.config["transaction_timeout_ms"] / 1000
         try:
             self._check_version()
             self._init(None)
         except BaseException:
-            self.client.close(timeout=0)
+            self._close()
             raise
 
     def renew(self, age: float) -> Any:
         """A new producer in place of the old one. ``age``: since when its transaction was open, in seconds: when Kafka has given up a
         transaction because of its age, the epoch has been raised by nobody else."""
-        manager = self.client._transaction_manager
-        before = manager.producer_id_and_epoch
-        self.client.close(timeout=0)
+        identity = self.client._transaction_manager.producer_id_and_epoch
+        if identity.is_valid:
+            self._identity = identity
+        self._close()
         self.client = self._make()
-        resume = before if blocks.known() and before.is_valid else None
         try:
-            self._init(resume)
+            self._init(self._identity if blocks.known() else None)
         except FencedError:
             if age < self.timeout:
                 raise
-            self.client.close(timeout=0)
+            self._close()
             self.client = self._make()
             self._init(None)
         return self.client
+
+    def _close(self) -> None:
+        """End the producer without waiting for what it has on its way. That it does not end in time is no reason to keep it."""
+        try:
+            self.client.close(timeout=0)
+        except Exception as error:
+            log.debug("a producer was left to itself: %s", error)
 
     def _make(self) -> Any:
         return self._clients.producer(transactional_id=self._id)

@@ -21,6 +21,7 @@ class Stats:
     skipped: int = 0  # messages read again that a restored map knew to be finished
     stuck: int = 0  # handlers that did not end at their limit, and whose threads were given up
     commits: int = 0
+    aborted: int = 0  # transactions whose results had to be sent again
     busy: float = 0.0  # seconds handlers took together
     running: int = 0  # jobs in the hands of an executor
 

@@ -343,6 +343,7 @@ class Transactions(Committer):
                 f"whether a transaction has been committed cannot be told ({one_line(error)}); the process ends, the next one asks Kafka"
             )
         log.info("a transaction of %d messages is aborted, and their results are sent again: %s", len(self._jobs), one_line(error))
+        self._stats.aborted += 1
         self._producer.forget()
         jobs, self._jobs, self._bytes = self._jobs, [], 0
         out, self._out = self._out, set()

@@ -84,6 +84,7 @@ class Admin:
             ("stuck_handlers_total", "counter", "Handlers that did not end at their limit and were given up.", stats.stuck),
             ("fenced_messages_total", "counter", "Completions that came after their partition was revoked.", stats.fenced),
             ("commits_total", "counter", "Commits of offsets.", stats.commits),
+            ("transactions_aborted_total", "counter", "Transactions whose results had to be sent again.", stats.aborted),
             ("handler_seconds_total", "counter", "Time spent in handlers.", round(stats.busy, 3)),
             ("running_messages", "gauge", "Messages in the hands of handlers.", pipeline.workers.handling),
             ("waiting_messages", "gauge", "Messages read and not begun.", pipeline.scheduler.waiting),
@@ -93,6 +94,10 @@ class Admin:
             ("assigned_partitions", "gauge", "Partitions assigned to this process.", len(pipeline.consumer.partitions)),
             ("lag_messages", "gauge", "Messages that are not finished, read or not.", lag),
         ]
+        if pipeline.transactions is not None:
+            rows.append(
+                ("uncommitted_messages", "gauge", "Messages whose transaction is not committed.", pipeline.transactions.uncommitted)
+            )
         lines = []
         for name, kind, told, value in rows:
             if value is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 from confluent_kafka import admin
 
 from tests.support import broker
@@ -250,5 +252,31 @@ def test_a_transaction_log_that_wants_more_brokers_is_told(real_kafka: str, star
         server = start(config)
         assert server.wait() == 69, server.log
         assert "has no coordinator for transactions for 4 s; do its transaction.state.log.replication.factor" in server.log
+    finally:
+        kafka.stop()
+
+
+def test_a_broker_that_is_long_away_is_waited_for(real_kafka: str, start: Any) -> None:
+    kafka = broker.Kafka(transaction_abort_timed_out_transaction_cleanup_interval_ms="500")
+    try:
+        kafka.start()
+        source, output = create_topic(kafka.servers, unique("in")), create_topic(kafka.servers, unique("out"))
+        made = fill(kafka.servers, source, 6000)
+        config = exactly_once(kafka.servers, source, output, order="key", admin={"bind": "127.0.0.1:0"})
+        config["kafka"] |= {"connect_timeout": "2s", "producer": {"transaction_timeout_ms": 1000}}
+        app = "import time\ndef handle(value):\n    time.sleep(0.02)\n    return value\n"
+        server = start(config, "--until-idle", "2s", app=app)
+        place = f"http://{server.says(r'admin at ([0-9.:]+)')[1]}/metrics"
+        until(lambda: consume(kafka.servers, output, timeout=1), what="results")
+        kafka.kill()
+        server.says("Kafka does not answer", 60)
+        time.sleep(5)  # longer than connect_timeout and the transaction's time-out together
+        assert server.process.poll() is None, server.log
+        kafka.start()
+        until(lambda: len(consume(kafka.servers, output, timeout=1)) == 6000, 90, "all results")
+        assert "gworkers_transactions_aborted_total" in requests.get(place, timeout=5).text
+        assert server.wait(60) == 0, server.log
+        assert_once_and_in_order(kafka.servers, output, made)
+        assert "Traceback" not in server.log
     finally:
         kafka.stop()
