@@ -167,6 +167,12 @@ class Kafka:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def terminate(self) -> None:
+        """SIGTERM, and wait until it has ended as it should."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(60)
+
     def stop(self) -> None:
         """Stop it and remove its folder."""
         if self.process is not None and self.process.poll() is None:
