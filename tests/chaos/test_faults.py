@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.rounds import FAULTS, ONLY_EXACTLY_ONCE, World
 
 #: The faults that a short run tries with exactly-once as well.
-EXACTLY_ONCE = (*ONLY_EXACTLY_ONCE, "sigkill", "sigstop", "storm", "failing_handlers")
+EXACTLY_ONCE = (*ONLY_EXACTLY_ONCE, "sigstop")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["at-least-once", "exactly-once"])
