@@ -18,9 +18,11 @@ DEPENDING = [
     "tests/unit/test_options.py",
     "tests/integration/test_pipeline.py",
     "tests/integration/test_failures.py",
+    "tests/integration/test_exactly_once.py",
 ]
 NAMES = (
-    "blocks or green or options or every_message or carried or too_large_is_split or refuses_for_good or dead_lettered or partition_added"
+    "blocks or green or options or every_message or carried or too_large_is_split or refuses_for_good or dead_lettered or partition_added "
+    "or committed_together or no_other_with_it or two_processes"
 )
 
 
