@@ -91,6 +91,7 @@ class Clients:
 
     def producer(self, **more: Any) -> Any:
         """A KafkaProducer: idempotent, all replicas, no linger, batches that a block of results fits into."""
+        mends.end_quietly(green.module().KafkaProducer)
         producer = self._make(
             "KafkaProducer",
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from gworkers.kafka import green
@@ -34,6 +35,25 @@ def survive_refusals(producer: Any) -> None:
         return manager.ERROR_CLASS_RETRIABLE  # which is, at this point: fail the batch and nothing else
 
     manager.classify_batch_error = classify_batch_error
+
+
+def end_quietly(producer_class: Any) -> None:
+    """A producer that was given up must not write a stack trace to standard error when it is collected.
+
+    kafka-python 3.0 closes a producer once more in its ``__del__``, and closing raises where its connections do not end in time.
+
+    Seen by: test_a_broker_that_is_long_away_is_waited_for.
+    """
+    end = producer_class.__del__
+    if getattr(end, "quiet", False):
+        return
+
+    def end_if_it_can(self: Any) -> None:
+        with contextlib.suppress(Exception):
+            end(self)
+
+    end_if_it_can.quiet = True  # type: ignore[attr-defined]
+    producer_class.__del__ = end_if_it_can
 
 
 def blame_only_the_refused(producer: Any) -> None:
