@@ -22,7 +22,10 @@ def handle(value):
 """
 
 
-@pytest.mark.parametrize(("deaths", "poison", "most"), [(3, [b"segfault"], 4), (1, [b"segfault"], 2), (3, [b"segfault", b"exit"], 6)])
+@pytest.mark.parametrize(
+    ("executor", "deaths", "poison", "most"),
+    [("thread", 3, [b"segfault"], 4), ("thread", 1, [b"segfault"], 2), ("greenlet", 3, [b"segfault", b"exit"], 6)],
+)
 def test_only_what_kills_the_process_is_dead_lettered(
     kafka_servers: str, source: str, output: str, start: Any, executor: str, tmp_path: Path, deaths: int, poison: list[bytes], most: int
 ) -> None:
