@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "gevent>=24.2",
-        "kafka-python[crc32c]>=3.0.5,<3.1",  # gworkers/kafka/blocks.py knows the inside of these
+        "kafka-python[crc32c]>=3.0.9,<3.1",  # gworkers/kafka/ knows the inside of these (versions.py)
         "PyYAML>=6.0",
         "pydantic>=2.7,<3",
         "click>=8.1",

@@ -8,7 +8,7 @@ from gworkers.message import BatchError, HandlerTimeout, Message, Record, Reject
 
 if TYPE_CHECKING:
     from gworkers.config.schema import Config
-    from gworkers.server.process import Server
+    from gworkers.supervisor.server import Server
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Server and Config are imported when they are asked for: a handler that needs Retry should not load a server."""
     if name == "Server":
-        from gworkers.server.process import Server
+        from gworkers.supervisor.server import Server
 
         return Server
     if name == "Config":

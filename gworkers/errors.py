@@ -138,3 +138,25 @@ class KilledError(MessageError):
     """The process died again and again while the message ran."""
 
     reason = "killed the process"
+
+
+# How an error is told in a log line or a header.
+
+
+def one_line(error: BaseException) -> str:
+    """``ValueError: no such product``, for a log line or a header."""
+    name = type(error).__name__
+    if getattr(error, "errno", None) is not None and getattr(error, "description", None):  # a broker's answer
+        told = str(error.args[0]) if error.args and error.args[0] else error.description  # type: ignore[attr-defined]
+    else:
+        told = text_of(error)
+    text = " ".join(told.split()).removeprefix(f"{name}: ")
+    return f"{name}: {text}" if text and text != name else name
+
+
+def text_of(error: BaseException) -> str:
+    """``str(error)``, which an application's own class may fail to give."""
+    try:
+        return str(error)
+    except Exception as failed:
+        return f"its text cannot be had: {type(failed).__name__}"

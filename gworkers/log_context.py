@@ -1,8 +1,8 @@
 """Which message the running code belongs to, for every line of the log that is about one.
 
-Each thread or greenlet that runs handlers has a Slot; the executor writes the running job into it (one attribute, no
-lock), and a log record factory reads it. So ``logging.getLogger(…).info(…)`` in a handler carries topic, partition, offset and
-key without the handler knowing of gworkers. They travel in one attribute of the record, ``gworkers``, because a record that had
+A log record factory asks the Slot (gworkers.handlers.slot) of the calling thread or greenlet. So
+``logging.getLogger(…).info(…)`` in a handler carries topic, partition, offset and key without the handler
+knowing of gworkers. They travel in one attribute of the record, ``gworkers``, because a record that had
 ``key`` of its own would make ``info(…, extra={"key": …})`` raise.
 """
 
@@ -11,70 +11,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import gevent
-import gevent.monkey
+from gworkers.handlers.slot import running_job
 
 if TYPE_CHECKING:
-    from gworkers.pipeline.job import Job
-    from gworkers.pipeline.journal import Records
-    from gworkers.pipeline.time_limits import Limit
+    from gworkers.handlers.job import Job
 
 #: What a log record of a message carries in its attribute ``gworkers``.
 FIELDS = ("topic", "partition", "offset", "key")
-
-
-class Slot:
-    """What one thread or greenlet is running now."""
-
-    __slots__ = ("at", "deadline", "job", "limit", "records")
-
-    def __init__(self, records: Records) -> None:
-        self.records = records  # where what runs is noted
-        self.at = records.claim()
-        self.job: Job | None = None
-        self.limit: Limit | None = None  # where a route with a timeout has run
-        self.deadline: float | None = None  # of the running job, as time.monotonic() tells it
-
-
-_threads: dict[int, Slot] = {}
-_ident = gevent.monkey.get_original("_thread", "get_ident")
-
-
-def claim_thread(records: Records) -> Slot:
-    """The slot of this native thread, until release_thread."""
-    slot = _threads[_ident()] = Slot(records)
-    return slot
-
-
-def release_thread() -> None:
-    slot = _threads.pop(_ident(), None)
-    if slot is not None:
-        slot.records.release(slot.at)
-
-
-def claim_greenlet(records: Records) -> Slot:
-    """The slot of this greenlet, until release_greenlet."""
-    slot = Slot(records)
-    gevent.getcurrent().gworkers_slot = slot
-    return slot
-
-
-def release_greenlet() -> None:
-    slot: Slot = gevent.getcurrent().gworkers_slot
-    slot.records.release(slot.at)
-    del gevent.getcurrent().gworkers_slot
-
-
-def running_slot() -> Slot | None:
-    """The slot of the calling thread or greenlet, None where no handlers run."""
-    slot = _threads.get(_ident())
-    return slot if slot is not None else getattr(gevent.getcurrent(), "gworkers_slot", None)
-
-
-def running_job() -> Job | None:
-    """The message that the calling code is handling, or None."""
-    slot = running_slot()
-    return slot.job if slot is not None else None
 
 
 def fields(job: Job) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class HandlerTimeout(BaseException):
 
 def time_left() -> float | None:
     """Seconds until the running handler's ``timeout`` is over, below 0 after it; None outside of a handler or without a limit."""
-    from gworkers.log_context import running_slot
+    from gworkers.handlers.slot import running_slot
 
     slot = running_slot()
     return slot.deadline - time.monotonic() if slot is not None and slot.deadline is not None else None
@@ -131,13 +131,7 @@ def idempotency_key() -> str | None:
     For what a handler does outside of Kafka: a database or an API that keeps the key does it once, however often it is asked to.
     In a batch it is that of the first message; take ``Message.idempotency_key`` of each there.
     """
-    from gworkers.log_context import running_slot
+    from gworkers.handlers.slot import running_job
 
-    slot = running_slot()
-    job = slot.job if slot is not None else None
-    if job is None:
-        return None
-    origin = job.origin
-    if origin is not None:
-        return f"{origin.topic}-{origin.partition}-{origin.offset}"
-    return f"{job.partition.topic}-{job.partition.number}-{job.offset}"
+    job = running_job()
+    return "{}-{}-{}".format(*job.source) if job is not None else None

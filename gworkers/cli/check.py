@@ -9,8 +9,8 @@ import click
 from gworkers.cli.common import configured, examples
 from gworkers.config.load import load
 from gworkers.errors import ConfigError
+from gworkers.handlers import loading
 from gworkers.kafka import options
-from gworkers.pipeline import application
 
 
 @click.command(epilog=examples("gworkers check -c conf/app.yaml", "gworkers check -c conf/app.yaml --set executor=greenlet"))
@@ -20,7 +20,7 @@ def check(file: Path, overrides: tuple[str, ...]) -> None:
     loaded = load(file, overrides)
     problems = list(options.problems(loaded))
     try:
-        routes = application.load_routes(loaded)
+        routes = loading.load_routes(loaded)
     except ConfigError as error:
         problems.extend(error.problems)
     if problems:

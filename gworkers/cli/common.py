@@ -11,7 +11,7 @@ import click
 from gworkers.config.load import Loaded, load
 from gworkers.errors import UnavailableError
 from gworkers.kafka.clients import Clients
-from gworkers.server import runtime
+from gworkers.supervisor import run_file
 
 
 def configured(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +46,7 @@ def clients_of(file: Path, overrides: tuple[str, ...]) -> tuple[Loaded, Clients]
     loaded = load(file, overrides)
     servers = loaded.config.kafka.bootstrap_servers
     if servers == "embedded":
-        facts = runtime.read(file)
+        facts = run_file.read(file)
         if facts is None:
             raise UnavailableError(
                 f"{file} uses the embedded broker, which lives in its server, and no server runs it; start one with gworkers -c {file}"

@@ -21,8 +21,8 @@ from gworkers.config.units import parse_rate
 from gworkers.errors import UnavailableError, UsageError
 from gworkers.expressions import Expression, text_of
 from gworkers.kafka import green
+from gworkers.pipeline.dead_letter_store import NAMES, DeadLetterStore, Letter
 from gworkers.pipeline.dead_letters import OURS, SPRING
-from gworkers.pipeline.letterbox import NAMES, Letter, Letterbox
 from gworkers.pipeline.pacing import Bucket
 
 Chosen = Callable[[Letter], bool]
@@ -115,10 +115,10 @@ class _Boxes:
         self._one = topic is not None
         self.found = 0
 
-    def open(self) -> Iterator[Letterbox]:
+    def open(self) -> Iterator[DeadLetterStore]:
         for topic in self.topics:
             try:
-                box = Letterbox(self._clients, self._group, topic)
+                box = DeadLetterStore(self._clients, self._group, topic)
             except UnavailableError:
                 if self._one:
                     raise
@@ -128,7 +128,7 @@ class _Boxes:
             with closing(box):
                 yield box
 
-    def chosen(self, box: Letterbox, *, settled: bool = False) -> Iterator[Letter]:
+    def chosen(self, box: DeadLetterStore, *, settled: bool = False) -> Iterator[Letter]:
         for letter in box.letters(settled=settled):
             if self._limit is not None and self.found >= self._limit:
                 return

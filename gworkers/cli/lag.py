@@ -12,9 +12,9 @@ import click
 from gworkers.cli.common import clients_of, configured, examples
 from gworkers.config.load import Loaded
 from gworkers.errors import UnavailableError
+from gworkers.handlers.routes import matches
 from gworkers.kafka import green
-from gworkers.pipeline import offset_map
-from gworkers.pipeline.routes import matches
+from gworkers.offsets import offset_map
 
 #: How many unfinished offsets of a partition are listed with --map.
 LISTED = 20

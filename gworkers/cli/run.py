@@ -41,6 +41,6 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
     if loaded.config.executor == "greenlet" and not green.patched():
         # The patch must come before every other import, so the process begins anew; its id stays the same.
         os.execv(sys.executable, [sys.executable, "-m", "gworkers.patched", *sys.argv[1:]])
-    from gworkers.server.process import Server
+    from gworkers.supervisor.server import Server
 
     return Server(loaded, until_idle=until_idle, file=file).run()

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from gworkers.codecs import CODECS
 from gworkers.config.units import AmountText, Duration, RateText, Size
 from gworkers.expressions import Expression
 
@@ -39,7 +40,7 @@ class Sample(Section):
 
 
 class Embedded(Section):
-    """The first-run broker, used with `bootstrap_servers: embedded`: for a first look and for tests, never for data you need."""
+    """The embedded broker, used with `bootstrap_servers: embedded`: for a first look and for tests, never for data you need."""
 
     samples: list[Sample] = Field([], description="Files that are sent to it when it starts.")
 
@@ -73,7 +74,7 @@ class Kafka(Section):
     producer: dict[str, Any] = Field(
         {}, description="Options of kafka-python for the producer alone.", examples=[{"compression_type": "lz4"}]
     )
-    embedded: Embedded = Field(Embedded(), description="The first-run broker.")
+    embedded: Embedded = Field(Embedded(), description="The embedded broker.")
 
     @field_validator("bootstrap_servers", mode="before")
     @classmethod
@@ -238,9 +239,9 @@ class Route(Section):
     @classmethod
     def _codec(cls, value: str) -> str:
         if value == "msgpack":
-            raise ValueError("msgpack is not built yet; use bytes, text, json or module:callable")
-        if value not in ("bytes", "text", "json") and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
-            raise ValueError(f"{value!r} is none of bytes, text, json or module:callable")
+            raise ValueError(f"msgpack is not built yet; use {', '.join(CODECS)} or module:callable")
+        if value not in CODECS and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
+            raise ValueError(f"{value!r} is none of {', '.join(CODECS)} or module:callable")
         return value
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -13,12 +13,13 @@ import gevent.socket
 
 from gworkers.config.load import Loaded
 from gworkers.errors import UnavailableError
-from gworkers.kafka import blocks, embedded, green, mends, options
+from gworkers.kafka import embedded, green, options, versions, workarounds
+from gworkers.kafka.errors import Kind, classify
 
 log = logging.getLogger(__name__)
 
 #: How long one attempt to reach Kafka may take before the next, in seconds.
-ATTEMPT = 10.0
+CONNECT_ATTEMPT = 10.0
 
 
 #: A transaction that follows another at once is told to come back (CONCURRENT_TRANSACTIONS) until the markers of the one before are
@@ -28,12 +29,17 @@ TRANSACTIONAL = {"retry_backoff_ms": 5, "transaction_timeout_ms": 10_000}
 
 
 class Clients:
-    """Makes consumers and producers for one configuration. servers: where Kafka is, which the configuration may leave to us."""
+    """Makes consumers and producers for one process of one configuration.
 
-    def __init__(self, loaded: Loaded, servers: str) -> None:
+    servers: where Kafka is, which the configuration may leave to us; process: the process's number, from 0.
+    """
+
+    def __init__(self, loaded: Loaded, servers: str, process: int = 0) -> None:
         self._loaded = loaded
+        self._process = process
         self.servers = servers
-        self.first_run = loaded.config.kafka.bootstrap_servers == "embedded"
+        versions.check()
+        self.embedded = loaded.config.kafka.bootstrap_servers == "embedded"
 
     def _common(self) -> dict[str, Any]:
         common: dict[str, Any] = {
@@ -42,7 +48,7 @@ class Clients:
             "metadata_max_age_ms": 30_000,  # new partitions and topics are taken up within half a minute
             "reconnect_backoff_max_ms": 2_000,
         }
-        if self.first_run:
+        if self.embedded:
             common["api_version"] = embedded.API_VERSION
         return common
 
@@ -68,15 +74,14 @@ class Clients:
                 **more,
             },
         )
-        if blocks.known():
-            mends.hand_out_what_was_parked(consumer)
-            mends.finish_the_join(consumer)
-            mends.claim_only_what_is_owned(consumer)
+        workarounds.hand_out_what_was_parked(consumer)
+        workarounds.finish_the_join(consumer)
+        workarounds.claim_only_what_is_owned(consumer)
         return consumer
 
     def _instance(self) -> str | None:
         name = self._loaded.config.kafka.group_instance_id
-        return name % {"host": socket.gethostname(), "process": 0} if name is not None else None
+        return name % {"host": socket.gethostname(), "process": self._process} if name is not None else None
 
     def reader(self, **more: Any) -> Any:
         """A KafkaConsumer of no group: it reads and leaves no trace."""
@@ -87,11 +92,11 @@ class Clients:
     def transactional_id(self) -> str:
         """The name under which this process's transactions are known to Kafka, the same after a restart."""
         config = self._loaded.config
-        return f"{config.kafka.group}.{config.instance % {'host': socket.gethostname(), 'process': 0}}"
+        return f"{config.kafka.group}.{config.instance % {'host': socket.gethostname(), 'process': self._process}}"
 
     def producer(self, **more: Any) -> Any:
         """A KafkaProducer: idempotent, all replicas, no linger, batches that a block of results fits into."""
-        mends.end_quietly(green.module().KafkaProducer)
+        workarounds.end_quietly(green.module().KafkaProducer)
         producer = self._make(
             "KafkaProducer",
             {
@@ -105,47 +110,17 @@ class Clients:
                 **more,
             },
         )
-        if blocks.known():
-            mends.survive_refusals(producer)
-            if "transactional_id" in more:
-                mends.blame_only_the_refused(producer)
-                mends.lose_no_request(producer)
+        workarounds.survive_refusals(producer)
+        if "transactional_id" in more:
+            workarounds.blame_only_the_refused(producer)
+            workarounds.lose_no_request(producer)
         return producer
 
-    def make_topics(self, consumer: Any, wanted: dict[str, str]) -> None:
-        """Make the topics that are not there, each with as many partitions as the topic it is for.
-
-        wanted: the topic each one is for, by its name. Raises UnavailableError with the commands to make them where this client may not.
-        With the first-run broker they come into being when they are asked for.
-        """
-        if self.first_run or not wanted:
-            return
-        errors = green.module("kafka.errors")
-        there = {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in consumer.topics()}
-        if wanted.keys() <= there.keys():
-            return
+    def admin(self) -> Any:
+        """A KafkaAdminClient."""
         own = self._loaded.config.kafka.client.keys() & green.module().KafkaAdminClient.DEFAULT_CONFIG.keys()
         given = {name: value for name, value in options.given(self._loaded, "producer").items() if name in own}
-        admin = self._make("KafkaAdminClient", {"bootstrap_servers": self.servers.split(","), **given})
-        try:
-            missing = {name: there.get(base, -1) for name, base in wanted.items() if name not in there}
-            for name, partitions in missing.items():
-                try:
-                    admin.create_topics({name: {"num_partitions": partitions}})
-                    log.info("made the topic %s", name)
-                except errors.TopicAlreadyExistsError:
-                    pass
-                except errors.KafkaError as error:
-                    commands = "\n".join(
-                        f"  kafka-topics.sh --bootstrap-server {self.servers} --create --topic {name}"
-                        + (f" --partitions {count}" if count > 0 else "")
-                        for name, count in missing.items()
-                    )
-                    raise UnavailableError(
-                        f"the topic {name} is needed and cannot be made ({_told(error)}); make it by\n{commands}"
-                    ) from error
-        finally:
-            admin.close()
+        return self._make("KafkaAdminClient", {"bootstrap_servers": self.servers.split(","), **given})
 
     def _make(self, cls: str, config: dict[str, Any]) -> Any:
         """Try until it can be reached. Raises UnavailableError after kafka.connect_timeout, with what stood in the way."""
@@ -160,17 +135,15 @@ class Clients:
             try:
                 if why is not None:
                     raise errors.KafkaConnectionError(why)
-                client = make(**config, bootstrap_timeout_ms=max(100, int(1000 * min(left, ATTEMPT))))
-                if self.first_run and cls == "KafkaConsumer":
+                client = make(**config, bootstrap_timeout_ms=max(100, int(1000 * min(left, CONNECT_ATTEMPT))))
+                if self.embedded and cls == "KafkaConsumer":
                     client.bootstrap(max(1000, int(left * 1000)))  # told its version, the constructor has not connected yet
                 return client
             except (errors.KafkaConfigurationError, ValueError, AssertionError, TypeError, RuntimeError) as error:
                 raise UnavailableError(f"kafka-python refuses its options: {error}; look at kafka.client, consumer and producer") from error
             except errors.KafkaError as error:
                 why = why or diagnose(self.servers) or _told(error)
-                if isinstance(
-                    error, (errors.AuthorizationError, errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
-                ):
+                if isinstance(error, errors.AuthorizationError) or classify(error) is Kind.NOT_LET_IN:
                     raise UnavailableError(f"Kafka at {self.servers} refuses to let us in: {_told(error)}") from error
             if time.monotonic() >= deadline:
                 raise UnavailableError(f"Kafka at {self.servers} cannot be reached for {limit:g} s: {why}", passing=True)
@@ -178,13 +151,6 @@ class Clients:
                 log.warning("Kafka at %s cannot be reached, trying until %g s are over: %s", self.servers, limit, why)
                 said = True
             gevent.sleep(min(0.5, max(0.0, deadline - time.monotonic())))
-
-
-def positions(consumer: Any) -> Iterator[tuple[Any, int]]:
-    """(TopicPartition, offset) of what ``poll()`` will return next, where that is known. Unlike ``position()`` it never waits."""
-    for tp, state in list(consumer._subscription.assignment.items()):
-        if state.position is not None:
-            yield tp, state.position.offset
 
 
 def _told(error: BaseException) -> str:

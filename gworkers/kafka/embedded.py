@@ -1,4 +1,4 @@
-"""The first-run broker: librdkafka's mock cluster, in a child process of the server.
+"""The embedded broker: librdkafka's mock cluster, in a child process of the server.
 
 It speaks Kafka's protocol well enough for a first look and for tests without Java: topics are made when they are named, with
 four partitions; a group's first join takes three seconds; messages live in memory and old ones are evicted. Nothing in it
@@ -22,7 +22,7 @@ API_VERSION = (2, 3)
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A running first-run broker. servers: host:port; sampled: messages it was fed, by topic."""
+    """A running embedded broker. servers: host:port; sampled: messages it was fed, by topic."""
 
     process: Any
     servers: str
@@ -58,7 +58,7 @@ def start(samples: list[dict[str, Any]]) -> Embedded:
     if "error" in told:
         process.stdin.close()
         process.wait()
-        raise UnavailableError(f"the first-run broker does not start: {told['error']}")
+        raise UnavailableError(f"the embedded broker does not start: {told['error']}")
     return Embedded(process, told["servers"], told["sampled"])
 
 

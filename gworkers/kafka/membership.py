@@ -5,7 +5,7 @@ results ready to be sent for partitions that somebody else has had for a while. 
 results. So before results leave the process, the last sign of life that the group's coordinator has acknowledged must be younger than the
 session time-out; otherwise they wait until it is confirmed or the partitions are known to be lost.
 
-Known for the versions of kafka-python in gworkers.kafka.blocks.KNOWN.
+This file knows the inside of kafka-python; gworkers/kafka/versions.py says of which versions.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 from gworkers.kafka import green
 
-#: Seconds between two looks while results wait.
-LOOK = 0.05
+#: Seconds between two looks while results wait for the membership to be confirmed.
+ASK_AGAIN = 0.05
 
 #: The longest that one attempt to join the group may take, in milliseconds: others may take their time to let go of partitions.
 JOIN_MS = 30_000
 
 
-class Membership:
+class KafkaMembership:
     """Asked by whoever sends. All on the hub's thread."""
 
     def __init__(self, consumer: Any) -> None:
@@ -53,18 +53,3 @@ class Membership:
     def fenced(self) -> bool:
         """Whether another process has joined under this one's group_instance_id. kafka-python stops its heartbeats then, without a word."""
         return self._coordinator.state == self._stable and not self._coordinator._heartbeat_enabled
-
-    def guard(self, producer: Any) -> None:
-        """Keep the producer's own batches back as well, those that are complete and not yet on their way."""
-        accumulator = producer._accumulator
-        ready = accumulator.ready
-
-        def ready_if_sure(cluster: Any, now: float | None = None) -> Any:
-            return ready(cluster, now=now) if self.sure() else (set(), LOOK, False)
-
-        accumulator.ready = ready_if_sure
-
-    @staticmethod
-    def abandon(producer: Any, error: BaseException) -> None:
-        """Fail all batches that are not yet on their way."""
-        producer._accumulator.abort_undrained_batches(error)

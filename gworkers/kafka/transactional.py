@@ -14,20 +14,24 @@ from typing import Any
 import gevent
 
 from gworkers.errors import UnavailableError
-from gworkers.kafka import blocks, green
+from gworkers.kafka import green
 from gworkers.kafka.clients import Clients
+from gworkers.kafka.errors import Kind, classify
+from gworkers.kafka.group import to_kafka
+from gworkers.kafka.producing import KafkaProducerClient
+from gworkers.kafka.protocols import Offsets
 
 log = logging.getLogger(__name__)
 
 #: Brokers from here on check the consumer's generation with the offsets of a transaction (KIP-447).
-OLDEST = (2, 5)
+OLDEST_BROKER = (2, 5)
 
 
 class FencedError(UnavailableError):
     """Another process has taken over the identity."""
 
 
-class Connection:
+class KafkaTransactionalClient:
     """One producer at a time. Raises UnavailableError with a sentence; its ``passing`` says whether it is worth another try."""
 
     def __init__(self, clients: Clients, transactional_id: str, patience: float) -> None:
@@ -35,8 +39,8 @@ class Connection:
         self._id = transactional_id
         self._patience = patience
         self._identity: Any = None  # of the last producer that had one: its id and epoch
-        self.client = self._make()
-        self.timeout = self.client.config["transaction_timeout_ms"] / 1000
+        self.producer = self._make()
+        self.timeout: float = self._kafka.config["transaction_timeout_ms"] / 1000
         try:
             self._check_version()
             self._init(None)
@@ -44,40 +48,57 @@ class Connection:
             self._close()
             raise
 
-    def renew(self, age: float) -> Any:
+    @property
+    def _kafka(self) -> Any:
+        """kafka-python's producer."""
+        return self.producer.kafka
+
+    def begin(self) -> None:
+        """Open a transaction. Raises kafka-python's errors, as the two below do."""
+        self._kafka.begin_transaction()
+
+    def send_offsets(self, offsets: Offsets, generation: Any) -> None:
+        """Add offsets to the transaction, for a member of the group (KIP-447). Blocks."""
+        self._kafka.send_offsets_to_transaction(to_kafka(offsets), generation)
+
+    def commit(self) -> None:
+        """End the transaction. Blocks."""
+        self._kafka.commit_transaction()
+
+    def renew(self, age: float) -> KafkaProducerClient:
         """A new producer in place of the old one. ``age``: since when its transaction was open, in seconds: when Kafka has given up a
-        transaction because of its age, the epoch has been raised by nobody else."""
-        identity = self.client._transaction_manager.producer_id_and_epoch
+        transaction because of its age, the epoch has been raised by nobody else. Blocks."""
+        identity = self._kafka._transaction_manager.producer_id_and_epoch
         if identity.is_valid:
             self._identity = identity
         self._close()
-        self.client = self._make()
+        self.producer = self._make()
         try:
-            self._init(self._identity if blocks.known() else None)
+            self._init(self._identity)
         except FencedError:
             if age < self.timeout:
                 raise
             self._close()
-            self.client = self._make()
+            self.producer = self._make()
             self._init(None)
-        return self.client
+        return self.producer
 
     def _close(self) -> None:
         """End the producer without waiting for what it has on its way. That it does not end in time is no reason to keep it."""
         try:
-            self.client.close(timeout=0)
+            self.producer.close(0)
         except Exception as error:
             log.debug("a producer was left to itself: %s", error)
 
-    def _make(self) -> Any:
-        return self._clients.producer(transactional_id=self._id)
+    def _make(self) -> KafkaProducerClient:
+        return KafkaProducerClient(self._clients.producer(transactional_id=self._id))
 
     def _check_version(self) -> None:
-        version = self.client.config["api_version"]
-        if version < OLDEST:
+        version = self._kafka.config["api_version"]
+        if version < OLDEST_BROKER:
             raise UnavailableError(
                 f"Kafka at {self._clients.servers} is of version {'.'.join(map(str, version))}, and delivery: exactly-once wants "
-                f"{'.'.join(map(str, OLDEST))} or later; upgrade it, or write delivery: at-least-once"
+                f"{'.'.join(map(str, OLDEST_BROKER))} or later; upgrade it, or write delivery: at-least-once"
             )
 
     def _init(self, resume: Any) -> None:
@@ -87,7 +108,7 @@ class Connection:
             self._take_over(resume)
         while True:
             try:
-                self.client.init_transactions()
+                self._kafka.init_transactions()
                 return
             except errors.KafkaTimeoutError as error:
                 if time.monotonic() > deadline:
@@ -102,14 +123,14 @@ class Connection:
 
     def _take_over(self, identity: Any) -> None:
         transactions = green.module("kafka.producer.transaction_manager")
-        manager = self.client._transaction_manager
+        manager = self._kafka._transaction_manager
         with manager._lock:
             manager._transition_to(transactions.TransactionState.INITIALIZING)
             manager.set_producer_id_and_epoch(identity)
             handler = transactions.InitProducerIdHandler(manager, manager.transaction_timeout_ms, is_epoch_bump=True)
             manager._enqueue_request(handler)
-        self.client._init_transactions_result = handler.result
-        self.client._sender.wakeup()
+        self._kafka._init_transactions_result = handler.result
+        self._kafka._sender.wakeup()
 
     def fenced(self) -> FencedError:
         return FencedError(
@@ -118,22 +139,22 @@ class Connection:
         )
 
     def _sentence(self, error: Exception) -> UnavailableError:
-        name, text = type(error).__name__, str(error)
-        if name == "ProducerFencedError" or "PRODUCER_FENCED" in text:
+        text = str(error)  # where kafka-python wraps the broker's answer, its text alone says which it was
+        if classify(error) is Kind.PRODUCER_FENCED or "PRODUCER_FENCED" in text:
             return self.fenced()
         if "INVALID_TRANSACTION_TIMEOUT" in text or "InvalidTransactionTimeout" in text:
-            timeout = self.client.config["transaction_timeout_ms"]
+            timeout = self._kafka.config["transaction_timeout_ms"]
             return UnavailableError(
                 f"kafka.producer.transaction_timeout_ms is {timeout}, and the broker allows less; write at most its "
                 "transaction.max.timeout.ms"
             )
-        if name == "UnsupportedVersionError":
+        if isinstance(error, green.module("kafka.errors").UnsupportedVersionError):
             return UnavailableError(
                 f"Kafka at {self._clients.servers} knows no transactions, which delivery: exactly-once needs; write at-least-once"
             )
-        if name == "TransactionalIdAuthorizationFailedError":
+        if classify(error) is Kind.NOT_ALLOWED:
             return UnavailableError(
                 f"Kafka does not let this client use the transactional id {self._id}; give it the rights Write and Describe on it, by "
                 f"kafka-acls.sh --add --allow-principal … --operation Write --operation Describe --transactional-id {self._id}"
             )
-        return UnavailableError(f"transactions cannot be begun at {self._clients.servers}: {text or name}")
+        return UnavailableError(f"transactions cannot be begun at {self._clients.servers}: {text or type(error).__name__}")

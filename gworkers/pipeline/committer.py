@@ -1,97 +1,76 @@
-"""The committer: writes progress back to Kafka, every ``commit.interval``, at a revocation and at the stop.
+"""Progress written back to Kafka: what to commit (OffsetBuilder), and committing it now and then (Committer).
 
 What is committed is the lowest unfinished offset of each partition that has moved, and with it, in the commit's metadata, what is finished
-beyond it (gworkers.pipeline.offset_map). A commit that fails is made up for by the next one.
+beyond it (gworkers.offsets.offset_map). A commit that fails is made up for by the next one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import gevent
 
-from gworkers.kafka import green
-from gworkers.pipeline.dead_letters import one_line
-from gworkers.pipeline.partition import Partition
-from gworkers.pipeline.stats import Stats
+from gworkers.errors import one_line
+from gworkers.events import Events
+from gworkers.handlers.partition import Partition
+from gworkers.kafka.errors import Kind, classify
+from gworkers.kafka.protocols import Committed, Group, Offsets, TopicPartition
+from gworkers.loop import Fatal, Loop
 
 log = logging.getLogger(__name__)
 
-#: What one commit is to be: kafka-python's OffsetAndMetadata by TopicPartition, and how far each partition had got when it was made.
-Commit = tuple[dict[Any, Any], list[tuple[Partition, int]]]
+#: How long one commit may take before it is tried again, in seconds: now and then, and while partitions are revoked.
+COMMIT_TIMEOUT = 30.0
+REVOKE_COMMIT_TIMEOUT = 5.0
 
 
-class Committer:
-    """On the hub. ``partitions`` is the consumer's own dictionary of what is assigned."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one commit is to be, and how far each partition had got when it was built (``Offsets.changes``)."""
 
-    def __init__(self, client: Any, partitions: dict[Any, Partition], stats: Stats, *, interval: float, with_map: bool) -> None:
-        self._client = client
-        self._partitions = partitions
-        self._stats = stats
-        self._interval = interval
+    offsets: Offsets
+    reached: list[tuple[Partition, int]]
+
+
+class OffsetBuilder:
+    """Builds commits. with_map: whether what is finished beyond the lowest unfinished offset goes along."""
+
+    def __init__(self, events: Events, *, with_map: bool) -> None:
+        self._events = events
         self._with_map = with_map
 
-    def run(self) -> None:
-        """Commit now and then, for ever: a greenlet of its own."""
-        while True:
-            gevent.sleep(self._interval)
-            self.commit(30.0)
+    @staticmethod
+    def moved(partition: Partition) -> bool:
+        """Whether there is something to commit."""
+        return partition.active and partition.committed != partition.offsets.changes and partition.offsets.position is not None
 
-    def commit(self, timeout: float) -> bool:
-        """Commit what has moved. Blocks; True when the group knows all of it."""
-        made = self.make(self._partitions.values())
-        if not made[0]:
-            return True
-        try:
-            self._client.commit(made[0], timeout_ms=int(timeout * 1000))
-        except Exception as error:
-            self.failed(error)
-            return False
-        self.succeeded(made)
-        return True
-
-    async def commit_revoked(self, partitions: Iterable[Partition]) -> Exception | None:
-        """Commit from inside a rebalance, where ``commit`` would block; what stood in the way, or None."""
-        for _ in range(2):
-            made = self.make(partitions)
-            if not made[0]:
-                return None
-            try:
-                await self._client._coordinator._commit_offsets_sync_async(made[0], timeout_ms=5000)
-            except Exception as error:
-                if self.failed(error):
-                    continue
-                return error
-            self.succeeded(made)
-            return None
-        return None
-
-    def make(self, partitions: Iterable[Partition]) -> Commit:
-        structs = green.module("kafka.structs")
-        offsets: dict[Any, Any] = {}
+    def build(self, partitions: Iterable[Partition]) -> Progress:
+        """What is to be committed of those that have moved."""
+        offsets: dict[TopicPartition, Committed] = {}
         reached: list[tuple[Partition, int]] = []
         for partition in partitions:
             found = partition.offsets
             position = found.position
-            if position is None or not partition.active or partition.committed == found.changes:
+            if position is None or not self.moved(partition):
                 continue
             metadata, whole = found.metadata() if self._with_map else ("", True)
             if not whole:
                 log.debug("%s: what is finished far ahead does not fit into the commit", partition.name)
-            offsets[structs.TopicPartition(partition.topic, partition.number)] = structs.OffsetAndMetadata(position, metadata, -1)
+            offsets[TopicPartition(partition.topic, partition.number)] = Committed(position, metadata)
             reached.append((partition, found.changes))
-        return offsets, reached
+        return Progress(offsets, reached)
 
-    def succeeded(self, made: Commit) -> None:
-        self._stats.commits += 1
-        for partition, changes in made[1]:
+    def succeeded(self, progress: Progress) -> None:
+        """The group has it."""
+        for partition, changes in progress.reached:
             partition.committed = changes
+        self._events.committed.send([partition for partition, _ in progress.reached])
 
-    def failed(self, error: Exception) -> bool:
+    def failed(self, error: BaseException) -> bool:
         """True when it can be tried again at once, in another way."""
-        if type(error).__name__ == "OffsetMetadataTooLargeError" and self._with_map:
+        if classify(error) is Kind.METADATA_TOO_LARGE and self._with_map:
             self._with_map = False
             log.warning(
                 "the broker takes less metadata with a commit than the map of finished offsets needs; it is left out from now on, "
@@ -101,3 +80,56 @@ class Committer:
         # A rebalance, or no broker: what is not committed now is committed next time, or at the revocation.
         log.debug("a commit failed and will be repeated: %s", one_line(error))
         return False
+
+
+class Committer:
+    """Commits each ``interval`` seconds, and when asked to. On the hub. partitions: what is assigned, kept by Assignments."""
+
+    def __init__(
+        self, group: Group, partitions: Mapping[TopicPartition, Partition], builder: OffsetBuilder, interval: float, fatal: Fatal
+    ) -> None:
+        self._group = group
+        self._partitions = partitions
+        self._builder = builder
+        self._interval = interval
+        self._loop = Loop("committer", self._run, fatal)
+
+    def start(self) -> None:
+        self._loop.start()
+
+    def stop(self) -> None:
+        self._loop.stop()
+
+    def _run(self) -> None:
+        while True:
+            gevent.sleep(self._interval)
+            self.commit(COMMIT_TIMEOUT)
+
+    def commit(self, timeout: float) -> bool:
+        """Commit what has moved. Blocks; True when the group knows all of it."""
+        progress = self._builder.build(self._partitions.values())
+        if not progress.offsets:
+            return True
+        try:
+            self._group.commit(progress.offsets, timeout)
+        except Exception as error:
+            self._builder.failed(error)
+            return False
+        self._builder.succeeded(progress)
+        return True
+
+    async def commit_revoked(self, partitions: Iterable[Partition]) -> Exception | None:
+        """Commit from inside a rebalance, where ``commit`` would block; what stood in the way, or None."""
+        for _ in range(2):
+            progress = self._builder.build(partitions)
+            if not progress.offsets:
+                return None
+            try:
+                await self._group.commit_in_rebalance(progress.offsets, REVOKE_COMMIT_TIMEOUT)
+            except Exception as error:
+                if self._builder.failed(error):
+                    continue
+                return error
+            self._builder.succeeded(progress)
+            return None
+        return None

@@ -13,9 +13,9 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 
-from gworkers.errors import MessageError
+from gworkers.errors import MessageError, text_of
+from gworkers.handlers.job import Job, Row
 from gworkers.message import HandlerTimeout, Reject
-from gworkers.pipeline.job import Job, Row
 
 #: Prefixes of what an earlier failure may have added: it is replaced, not repeated.
 SPRING = "kafka_dlt-"
@@ -28,25 +28,6 @@ MOST = 4096
 def cause_of(error: BaseException) -> BaseException:
     """The application's own exception where one of ours wraps it."""
     return error.__cause__ if isinstance(error, MessageError) and error.__cause__ is not None else error
-
-
-def one_line(error: BaseException) -> str:
-    """``ValueError: no such product``, for a log line or a header."""
-    name = type(error).__name__
-    if getattr(error, "errno", None) is not None and getattr(error, "description", None):  # a broker's answer
-        told = str(error.args[0]) if error.args and error.args[0] else error.description  # type: ignore[attr-defined]
-    else:
-        told = text_of(error)
-    text = " ".join(told.split()).removeprefix(f"{name}: ")
-    return f"{name}: {text}" if text and text != name else name
-
-
-def text_of(error: BaseException) -> str:
-    """``str(error)``, which an application's own class may fail to give."""
-    try:
-        return str(error)
-    except Exception as failed:
-        return f"its text cannot be had: {type(failed).__name__}"
 
 
 def reason_of(job: Job) -> str:
@@ -81,10 +62,8 @@ def letter(job: Job, topic: str, group: str) -> Row:
     """The row to send for a job that failed for good."""
     error = job.error or RuntimeError("unknown")
     cause = cause_of(error)
-    partition, origin = job.partition, job.origin
-    topic_was, number, offset = partition.topic, partition.number, job.offset
-    if origin is not None:
-        topic_was, number, offset = origin.topic, origin.partition, origin.offset
+    origin = job.origin
+    topic_was, number, offset = job.source
     told: dict[str, bytes] = {
         SPRING + "original-topic": topic_was.encode(),
         SPRING + "original-partition": struct.pack(">i", number),
@@ -96,7 +75,7 @@ def letter(job: Job, topic: str, group: str) -> Row:
         SPRING + "exception-message": _cut(text_of(error)),
         SPRING + "exception-stacktrace": _cut(_stack_of(cause), end=True),  # its end says what happened, its beginning how we got there
         OURS + "reason": reason_of(job).encode(),
-        OURS + "route": partition.route.name.encode(),
+        OURS + "route": job.partition.route.name.encode(),
         OURS + "attempts": str(job.attempt).encode(),
         OURS + "failed-at": str(int(time.time() * 1000)).encode(),
     }

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-
-import gevent
+from collections.abc import Mapping
 
 from gworkers.config import schema
 from gworkers.config.units import Rate
-from gworkers.pipeline import batches
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.partition import Partition
-from gworkers.pipeline.routes import Route
+from gworkers.handlers import batches
+from gworkers.handlers.job import Job
+from gworkers.handlers.partition import Partition
+from gworkers.handlers.routes import Route
+from gworkers.loop import Fatal, after
 from gworkers.pipeline.scheduler import Scheduler
 
 #: The shortest wait for a rate, in seconds: at high rates several messages are let go at once.
-STEP = 0.005
+SHORTEST_WAIT = 0.005
 
 
 class Bucket:
@@ -50,7 +49,7 @@ class Bucket:
         return self._rate.burst
 
 
-class Limit:
+class NamedLimit:
     """A named limit: ``used`` of ``count`` handlers run."""
 
     def __init__(self, count: int) -> None:
@@ -62,15 +61,15 @@ class Limit:
 class Pacing:
     """On the hub. ``begun`` follows each block that was taken of a paced route, ``ended`` its end."""
 
-    def __init__(self, routes: list[Route], limits: Mapping[str, int], scheduler: Scheduler, wake: Callable[[], None]) -> None:
+    def __init__(self, routes: list[Route], limits: Mapping[str, int], scheduler: Scheduler, fatal: Fatal) -> None:
         self._scheduler = scheduler
-        self._wake = wake
-        self._limits = {name: Limit(count) for name, count in limits.items()}
+        self._fatal = fatal
+        self._limits = {name: NamedLimit(count) for name, count in limits.items()}
         now = time.monotonic()
         self._buckets = {route.name: Bucket(route.config.rate, now) for route in routes if route.config.rate is not None}
         self._timers: dict[Partition, float] = {}  # time.monotonic() when each of these is looked at again
-        scheduler.form = self._form
         self._uses = {route.name: [self._limits[name] for name in route.config.uses] for route in routes}
+        scheduler.forming.subscribe(self._form)
 
     def most(self, partition: Partition) -> int:
         """How many jobs of ``partition`` may be taken; when 0, ``scheduler.resume`` follows in time."""
@@ -94,7 +93,7 @@ class Pacing:
             wanted = 1 if route.batch is None else min(count, bucket.burst)
             count = min(count, bucket.allowed(time.monotonic()))
             if count < wanted:
-                self._later(partition, max(STEP, bucket.wait(wanted)))
+                self._later(partition, max(SHORTEST_WAIT, bucket.wait(wanted)))
                 return 0
         partition.since = None
         return count
@@ -117,14 +116,13 @@ class Pacing:
         """A batch of a lane has begun to fill: have it taken when it has waited long enough."""
         batch = partition.route.batch
         assert batch is not None
-        gevent.spawn_later(batch.max_wait, self._formed, partition, batch.max_wait)
+        after(batch.max_wait, "a batch's wait", self._fatal, self._formed, partition, batch.max_wait)
 
     def _formed(self, partition: Partition, max_wait: float) -> None:
         now = time.monotonic()
         since = self._scheduler.formed(partition, now - max_wait)
         if since is not None:
-            gevent.spawn_later(max(0.001, since + max_wait - now), self._formed, partition, max_wait)
-        self._wake()
+            after(max(0.001, since + max_wait - now), "a batch's wait", self._fatal, self._formed, partition, max_wait)
 
     def begun(self, route: Route, count: int) -> None:
         for limit in self._uses[route.name]:
@@ -149,21 +147,18 @@ class Pacing:
             waiting, limit.waiting = limit.waiting, []
             for partition in waiting:
                 self._scheduler.resume(partition)
-            if waiting:
-                self._wake()
 
     def _later(self, partition: Partition, wait: float) -> None:
         """Have ``partition`` looked at again in ``wait`` seconds; more of it may come before, and what waits then has its timer already."""
         due = time.monotonic() + wait
         if self._timers.get(partition, math.inf) > due:
             self._timers[partition] = due
-            gevent.spawn_later(wait, self._resume, partition, due)
+            after(wait, "a partition's wait", self._fatal, self._resume, partition, due)
 
     def _resume(self, partition: Partition, due: float) -> None:
         if self._timers.get(partition) == due:
             del self._timers[partition]
         self._scheduler.resume(partition)
-        self._wake()
 
 
 def _due(partition: Partition, most: int, now: float) -> tuple[int, float]:

@@ -1,6 +1,6 @@
 """Messages that ran when a process died: which of them kills it, and that one does so no more.
 
-What the journal (gworkers.pipeline.journal) names is suspected. A suspect that comes up again is taken out of its block and waits here:
+What the journal (gworkers.offsets.journal) names is suspected. A suspect that comes up again is taken out of its block and waits here:
 
 1. suspects run one at a time, beside whatever else runs. One that ends, well or badly, is cleared: its deaths were not in a row;
 2. one that has been there at all deaths but one of ``poison.deaths`` runs wholly alone, while the workers wait. If the process dies now,
@@ -17,25 +17,32 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import gevent
 from gevent.event import Event
 
 from gworkers import log_context
 from gworkers.errors import KilledError
-from gworkers.pipeline import journal
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.journal import JournalError
-from gworkers.pipeline.partition import Partition
+from gworkers.events import Events
+from gworkers.handlers.job import Job
+from gworkers.handlers.partition import Partition
+from gworkers.loop import Fatal, Loop
+from gworkers.offsets import journal
+from gworkers.offsets.journal import JournalError
+from gworkers.pipeline.ledger import Ledger
+from gworkers.pipeline.outcomes import Outcomes
+from gworkers.pipeline.pacing import Pacing
+from gworkers.pipeline.runner import Runner
 
 log = logging.getLogger(__name__)
 
 #: How long to wait before looking again whether a named limit has room for a suspect, seconds.
-LOOK = 0.02
+LIMIT_INTERVAL = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,32 @@ class Suspect:
     offset: int
     deaths: int
     alone: bool
+
+
+class Suspicions(Protocol):
+    """Who is suspected. Raises JournalError when that cannot be read or written."""
+
+    def gather(self) -> int:
+        """Take up what ran in processes that have died since. Returns how many processes those were."""
+
+    def of(self, topic: str, number: int) -> dict[int, Suspect] | None:
+        """The suspects of one partition by offset; None when there are none."""
+
+    def clear(self, topic: str, number: int, offsets: list[int]) -> None:
+        """These are suspected no more."""
+
+
+class NoSuspects:
+    """Without a state directory nobody is suspected."""
+
+    def gather(self) -> int:
+        return 0
+
+    def of(self, topic: str, number: int) -> dict[int, Suspect] | None:
+        return None
+
+    def clear(self, topic: str, number: int, offsets: list[int]) -> None:
+        pass
 
 
 class Suspects:
@@ -123,35 +156,39 @@ class Suspects:
 
 
 class Quarantine:
-    """The suspects that have come up, run by one greenlet of its own. All methods run on the hub's thread."""
+    """The suspects that have come up, run by one loop of its own. All methods run on the hub's thread."""
 
     def __init__(
         self,
-        suspects: Suspects,
+        suspects: Suspicions,
         deaths: int,
-        run: Callable[[list[Job]], object],
-        alone: Callable[[bool], None],
-        free: Callable[[Job], bool],
-        fail: Callable[[Job], object],
-        give_back: Callable[[Job], None],
+        runner: Runner,
+        pacing: Pacing,
+        outcomes: Outcomes,
+        ledger: Ledger,
+        events: Events,
+        fatal: Fatal,
     ) -> None:
         self._suspects = suspects
         self._deaths = deaths
-        self._run = run  # has a block run and passed on; blocks
-        self._alone = alone  # True: have the workers wait, and wait until nothing runs; False: let them go on
-        self._free = free  # whether the named limits of a job's route have room
-        self._fail = fail
-        self._give_back = give_back
+        self._runner = runner
+        self._pacing = pacing
+        self._outcomes = outcomes
+        self._ledger = ledger
         self._waiting: deque[Job] = deque()
         self._came = Event()
-        self._greenlet: gevent.Greenlet | None = None
+        self._loop = Loop("quarantine", self._serve, fatal)
+        events.assigned.subscribe(self.assigned)
+        events.dead_lettered.subscribe(self._dead_lettered)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._serve)
+        self._loop.start()
 
     def stop(self) -> None:
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
+        self._loop.stop()
 
     def assigned(self, partitions: list[Partition]) -> None:
         """Partitions have come, perhaps from a process that died."""
@@ -192,8 +229,8 @@ class Quarantine:
             self._waiting = deque(job for job in self._waiting if job.partition is not partition)
         return dropped
 
-    def settled(self, job: Job) -> None:
-        """A dead letter has been acknowledged: if it was a suspect, its story is over."""
+    def _dead_lettered(self, job: Job) -> None:
+        """If it was a suspect, its story is over."""
         suspects = job.partition.suspects
         if suspects and job.offset in suspects:
             self._cleared(job)
@@ -204,8 +241,8 @@ class Quarantine:
                 self._came.clear()
                 self._came.wait()
                 continue
-            if not self._free(self._waiting[0]):
-                gevent.sleep(LOOK)
+            if not self._pacing.free(self._waiting[0].partition.route):
+                gevent.sleep(LIMIT_INTERVAL)
                 continue
             job = self._waiting.popleft()
             suspect = (job.partition.suspects or {}).get(job.offset)
@@ -213,7 +250,7 @@ class Quarantine:
                 job.error = KilledError(
                     f"the process died {suspect.deaths} times in a row while it ran, the last time with nothing beside it"
                 )
-                self._fail(job)
+                self._outcomes.fail(job)
                 continue
             self._try(job, suspect)
 
@@ -223,15 +260,15 @@ class Quarantine:
             told = "with nothing beside it" if alone else "one suspect at a time"
             log.info("ran when the process died (%d in a row); it runs again, %s", suspect.deaths, told, extra=log_context.about(job))
         if alone:
-            self._alone(True)
+            self._runner.pause()
         try:
             if job.partition.closing or not job.partition.active:
-                self._give_back(job)
+                self._ledger.give_back((job,))
                 return
-            self._run([job])
+            self._runner.run([job])
         finally:
             if alone:
-                self._alone(False)
+                self._runner.resume()
         self._cleared(job)
 
     def _cleared(self, job: Job) -> None:

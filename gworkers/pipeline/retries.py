@@ -12,13 +12,14 @@ import random
 import time
 from collections.abc import Callable
 
-import gevent
 from gevent.event import Event
 
 from gworkers.errors import MessageError
+from gworkers.handlers.job import Job
+from gworkers.handlers.partition import Partition
+from gworkers.loop import Fatal, Loop
 from gworkers.message import Reject, Retry
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.partition import Partition
+from gworkers.pipeline.scheduler import Scheduler
 
 
 def hopeless(job: Job) -> bool:
@@ -51,25 +52,25 @@ def delay_of(job: Job, draw: Callable[[], float] = random.random) -> float | Non
 
 
 class Retries:
-    """Jobs that wait for their next attempt, by the time they are due: what is due at nearly the same time shares an entry."""
+    """Jobs that wait for their next attempt, by the time they are due: what is due at nearly the same time shares an
+    entry. A job that is due goes back to the scheduler."""
 
-    def __init__(self, again: Callable[[list[Job]], None]) -> None:
-        self._again = again  # gets the jobs that are due
+    def __init__(self, scheduler: Scheduler, fatal: Fatal) -> None:
+        self._scheduler = scheduler
         self._due: dict[int, list[Job]] = {}  # in milliseconds, as time.monotonic() tells it
         self._times: list[int] = []  # the keys of _due as a heap
         self._count = 0
         self._changed = Event()
-        self._greenlet: gevent.Greenlet | None = None
+        self._loop = Loop("retries", self._run, fatal)
 
     def __len__(self) -> int:
         return self._count
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        self._loop.start()
 
     def stop(self) -> None:
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
+        self._loop.stop()
 
     def add(self, job: Job, delay: float) -> None:
         """Have ``job`` run again in ``delay`` seconds, or up to 1 % of that and a millisecond later, a second at the most."""
@@ -102,6 +103,6 @@ class Retries:
                 due += self._due.pop(heapq.heappop(self._times))
             if due:
                 self._count -= len(due)
-                self._again(due)
+                self._scheduler.put_back(due)
             self._changed.clear()
             self._changed.wait(max(0.0, self._times[0] / 1000 - time.monotonic()) if self._times else None)

@@ -7,15 +7,17 @@ A job enters with ``add`` and is in one of these places until it leaves with ``f
   while;
 - behind: an earlier job of its lane (its key under ``order: key``, its partition under ``order: partition``) is not
   finished; it becomes ready when that one is;
-- out: taken, and its lane is busy. ``put_back`` makes it ready again ahead of all others (an untouched rest of a
-  block, a retry that is due), still the first of its lane.
+- out: taken, and its lane is busy; ``Partition.in_flight`` counts it until the ledger does so no more. ``put_back``
+  makes it ready again ahead of all others (an untouched rest of a block, a retry that is due), still the first of
+  its lane.
 
 ``take`` hands out a batch of a lane as one block: its first job, which is ready, and those behind it. The lane is busy until the last of
 them has finished.
 
 A partition of which nothing may be taken for now is set aside: it has no turn and is not counted until ``resume``.
 
-Partitions with ready jobs take turns, so a flooded partition, route or key delays the others by one block at most.
+Whatever makes a job ready wakes idle workers. Partitions with ready jobs take turns, so a flooded partition, route or
+key delays the others by one block at most.
 Each operation is O(1) a job, and a lane with no waiting job costs one dictionary entry, none once it is idle.
 """
 
@@ -25,20 +27,28 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
-from gworkers.pipeline import batches
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.partition import Forming, Partition
+from gworkers.events import Signal
+from gworkers.handlers import batches
+from gworkers.handlers.job import Job
+from gworkers.handlers.partition import Forming, Partition
+
+
+class IdleWorkers(Protocol):
+    def wake(self, ready: int) -> None:
+        """There are ``ready`` jobs to be had."""
 
 
 class Scheduler:
     """See the head of this file. Not safe for use from several native threads: it belongs to the hub."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle: IdleWorkers) -> None:
+        self._idle = idle
         self._turns: deque[Partition] = deque()  # active partitions with ready jobs, each once
         self.ready = 0  # jobs that take() could hand out now
         self.waiting = 0  # jobs ready, forming or behind another one
-        self.form: Callable[[Partition], None] = lambda partition: None  # told when a partition has something forming
+        self.forming: Signal[[Partition]] = Signal()  # a partition had nothing forming, and now it has
 
     def add(self, partition: Partition, jobs: Iterable[Job]) -> None:
         """Jobs of one partition as they were read, in offset order."""
@@ -77,6 +87,8 @@ class Scheduler:
         self.ready += len(ready) - before
         if ready and not before:
             self._turns.append(partition)
+        if ready:
+            self._idle.wake(self.ready)
 
     def _gather(self, partition: Partition, jobs: Iterable[Job]) -> int:
         """``add`` where batches of a lane are formed: the first jobs of a lane go into ``forming`` or ``ready``, the others behind them."""
@@ -115,7 +127,7 @@ class Scheduler:
             return
         partition.forming[job.lane] = Forming(job, time.monotonic(), size)
         if len(partition.forming) == 1:
-            self.form(partition)
+            self.forming.send(partition)
 
     def formed(self, partition: Partition, until: float) -> float | None:
         """What has been forming since ``until``, as time.monotonic() tells it, is ready. Returns since when the next one has, or None."""
@@ -131,6 +143,8 @@ class Scheduler:
             self.ready += len(ready) - before
             if ready and not before:
                 self._turns.append(partition)
+            if ready:
+                self._idle.wake(self.ready)
         return next(iter(forming.values())).since if forming else None
 
     def take(self, most: Callable[[Partition], int]) -> list[Job]:
@@ -185,7 +199,7 @@ class Scheduler:
         self.ready -= 1
         return block
 
-    def hold(self, jobs: list[Job]) -> None:
+    def put_behind(self, jobs: list[Job]) -> None:
         """Taken jobs of a batch that have to wait for an earlier one of it: they are the first behind it again, in this order."""
         for job in reversed(jobs):
             partition = job.partition
@@ -210,13 +224,18 @@ class Scheduler:
             partition.aside = False
             self.ready += len(partition.ready)
             self._turns.append(partition)
+            self._idle.wake(self.ready)
+
+    def call_workers(self) -> None:
+        """Have idle workers come for what is ready, after a time in which they took nothing."""
+        self._idle.wake(self.ready)
 
     def put_back(self, jobs: list[Job]) -> None:
         """Jobs that were taken and are to run again, ahead of what waits. Not for jobs of closing partitions."""
         for job in reversed(jobs):
             partition = job.partition
             if partition.extra and job.lane in partition.extra:
-                self.hold([job])  # others of its batch are still out
+                self.put_behind([job])  # others of its batch are still out
                 continue
             if not partition.ready:
                 self._turns.append(partition)
@@ -226,11 +245,12 @@ class Scheduler:
             self.waiting += 1
             if not partition.aside:
                 self.ready += 1
+        self._idle.wake(self.ready)
 
     def finish(self, job: Job) -> bool:
-        """A taken job is done with for good. True when that made another one ready."""
+        """The lane of a taken job is free: it is done with, or its results are acknowledged. True when that made
+        another one ready."""
         partition = job.partition
-        partition.in_flight -= 1
         lane = job.lane
         if lane is None or partition.closing:
             return False
@@ -253,13 +273,12 @@ class Scheduler:
         if not before:
             self._turns.append(partition)
         self.ready += 1
+        self._idle.wake(self.ready)
         return True
 
     def drop(self, partition: Partition) -> list[Job]:
-        """Forget what waits of a partition that is to be revoked; what is out may still finish.
-
-        Returns the jobs that will not run, so that the caller can give back the room they take.
-        """
+        """Hand out what waits of a partition that is to be revoked, not to be run but to be given back; what is out
+        may still finish."""
         partition.closing = True
         dropped = list(partition.ready)
         self.resume(partition)
@@ -275,4 +294,5 @@ class Scheduler:
         partition.extra.clear()
         self.waiting -= partition.waiting
         partition.waiting = 0
+        partition.in_flight += len(dropped)
         return dropped

@@ -1,50 +1,49 @@
-"""One process and its life.
+"""What one process of a server does: it has the pipeline of one configuration, with a number of its own.
 
-    start   logging ─► routes ─► (embedded broker) ─► clients ─► app.setup ─► admin ─► pipeline
-    serve   until a signal, a fatal error, or nothing left to do (--until-idle)
-    stop    drain ─► commit ─► leave the group ─► producer ─► admin ─► embedded broker
+    start   suspects and journal ─► clients ─► app.setup ─► pipeline ─► watch, progress
+    serve   until whoever started it drains it
+    stop    drain ─► commit ─► leave the group ─► producer ─► journal
 
-``Server(config).run()`` does it all and returns the exit status. Everything but handlers runs on one native thread, the
-hub's; with ``executor: thread`` handlers run on ``concurrency`` further native threads.
+What is done once for all processes (signals, the embedded broker, the admin address, the run file) is
+gworkers.supervisor.server. Everything but handlers runs on one native thread, the hub's; with ``executor:
+thread`` handlers run on ``concurrency`` further native threads.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-import os
-import signal
 import time
-from pathlib import Path
-from typing import Any
 
 import gevent
-from gevent.event import Event
 
-import gworkers
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
-from gworkers.config.units import format_duration
-from gworkers.errors import ConfigError, Exit, GworkersError, Problem, RestartError
-from gworkers.kafka import embedded, green, options
+from gworkers.errors import ConfigError, Problem, RestartError
+from gworkers.handlers import loading
+from gworkers.handlers.executor import Executor, GreenletExecutor, ThreadExecutor
+from gworkers.handlers.hub_watchdog import HubWatchdog
+from gworkers.handlers.routes import RETRY, Route
+from gworkers.kafka import green, topics
 from gworkers.kafka.clients import Clients
-from gworkers.kafka.transactional import Connection
-from gworkers.pipeline import application, journal, quarantine
-from gworkers.pipeline.executor import Executor, GreenletExecutor, ThreadExecutor
-from gworkers.pipeline.hub_guard import HubGuard
-from gworkers.pipeline.journal import Journal, JournalError, Nothing, Records
+from gworkers.kafka.connections import KafkaConnections
+from gworkers.loop import Fatal
+from gworkers.offsets import journal
+from gworkers.offsets.journal import Journal, JournalError, Journaling, NoJournal
+from gworkers.pipeline import quarantine
 from gworkers.pipeline.pipeline import Pipeline
-from gworkers.pipeline.quarantine import Suspects
-from gworkers.pipeline.routes import RETRY, Route
-from gworkers.server import logs, runtime
-from gworkers.server.admin import Admin
-from gworkers.server.progress import Progress
-from gworkers.server.watch import Watch
+from gworkers.pipeline.quarantine import NoSuspects, Suspicions
 
 log = logging.getLogger("gworkers")
 
 #: Seconds that committing, leaving the group and closing the producer may take after the drain.
-CLOSING = 10.0
+CLOSE_TIMEOUT = 10.0
+#: How long what runs may go on when an error ends the process, in seconds, unless the grace is shorter.
+ERROR_GRACE = 5.0
+#: Seconds between two looks whether everything is settled.
+DRAIN_INTERVAL = 0.01
+#: How many of the messages that are still running at the end of the grace are named.
+NAMED_AT_MOST = 20
 
 
 def check_executor(loaded: Loaded) -> None:
@@ -78,220 +77,81 @@ def _tame_collector() -> None:
         gc.set_threshold(20_000, 20, 20)
 
 
-class Server:
-    """A server for one configuration.
+class Process:
+    """One process. servers: where Kafka is; number: which of the processes this is, from 0; fatal: ends all of it.
 
-    config: a Config made in Python, or what ``gworkers.config.load.load`` returned. until_idle: seconds without anything to do after
-    which it stops by itself; None serves on. file: the configuration's file, which other commands know it by.
+    Raises GworkersError from the constructor when it cannot be built; nothing runs before ``start``.
     """
 
-    def __init__(self, config: Config | Loaded, *, until_idle: float | None = None, file: Path | None = None) -> None:
-        self._loaded = config if isinstance(config, Loaded) else Loaded.of(config)
-        self._config = self._loaded.config
-        self._until_idle = until_idle
-        self._file = file
-        self._stop_asked = Event()
-        self._error: BaseException | None = None
-        self._signals = 0
-        self._committed = True
-        self._embedded: embedded.Embedded | None = None
-        self._admin: Admin | None = None
-        self._progress: Progress | None = None
-        self._watch: Watch | None = None
-        self._hub_guard: HubGuard | None = None
+    def __init__(self, loaded: Loaded, routes: list[Route], servers: str, number: int, fatal: Fatal) -> None:
+        self._config = config = loaded.config
         self._journal: Journal | None = None
-        self._watchers: list[Any] = []
-        self.pipeline: Pipeline | None = None
-        self.admin_address: str | None = None
+        self._watchdog: HubWatchdog | None = None
+        suspects = self._look_back(loaded)
+        clients = Clients(loaded, servers, number)
+        connections = KafkaConnections(clients, config.kafka.connect_timeout)
+        connections.group  # noqa: B018 - Kafka is reached before the application is set up
+        topics.make(clients, {name: name.rpartition(RETRY)[0] for route in routes for name in route.retry_topics})
+        loading.run_setup(loaded)
+        executor = self._executor(self._journal or NoJournal())
+        self.group = connections.group
+        self.pipeline = Pipeline(config, routes, executor, workers_for(config), connections, suspects, fatal)
 
-    def run(self) -> int:
-        """Serve until asked to stop. Returns the exit status; errors are logged as sentences, not raised. Blocks."""
-        logs.configure(self._config.logging)
-        try:
-            self._start()
-            self._stop_asked.wait()
-            unsettled = self._drain()
-        except GworkersError as error:
-            for line in str(error).splitlines():
-                log.error("%s", line)
-            self._error = error
-            unsettled = 0
-        except Exception as error:
-            log.exception("an error inside gworkers; please report it")
-            self._error = error
-            unsettled = 0
-        finally:
-            self._close()
-        return self._status(unsettled)
-
-    def stop(self) -> None:
-        """Ask it to drain and stop. From any greenlet; from another native thread use a signal."""
-        self._stop_asked.set()
-
-    def fail(self, error: BaseException) -> None:
-        """Stop because of an error; the first one is what the process ends with."""
-        if self._error is None:
-            self._error = error
-            log.error("%s", error)
-        self._stop_asked.set()
-
-    # -- start
-
-    def _start(self) -> None:
-        check_executor(self._loaded)
-        routes = application.load_routes(self._loaded)
-        problems = list(options.problems(self._loaded))
-        if problems:
-            raise ConfigError(*problems)
-        suspects = self._look_back()
-        self._catch_signals()
-        servers = self._servers()
-        clients = Clients(self._loaded, servers)
-        consumer = clients.consumer()
-        exactly_once = self._config.delivery == "exactly-once"
-        connect_timeout = self._config.kafka.connect_timeout
-        producer = Connection(clients, clients.transactional_id(), connect_timeout) if exactly_once else clients.producer()
-        clients.make_topics(consumer, {name: name.rpartition(RETRY)[0] for route in routes for name in route.retry_topics})
-        application.run_setup(self._loaded)
-        config = self._config
-        executor = self._executor(self._journal or Nothing())
-        self.pipeline = Pipeline(config, routes, executor, workers_for(config), consumer, producer, self.fail, suspects)
-        if self._config.admin.bind is not None:
-            self._admin = Admin(self._config.admin.bind, self.pipeline)
-            self.admin_address = self._admin.start()
-        self._announce(routes, servers)
-        if self._file is not None:
-            runtime.write(self._file, {"servers": servers, "admin": self.admin_address})
-        self._watch = Watch(self.pipeline, consumer, routes, self._until_idle, self.stop)
-        _tame_collector()
-        self.pipeline.start()
-        if self._config.executor == "greenlet":
-            workers = self.pipeline.workers
-            self._hub_guard = HubGuard(lambda: workers.beat)
-            self._hub_guard.start()
-        self._watch.start()
-        self._progress = Progress(self.pipeline, self._fed())
-        self._progress.start()
-
-    def _servers(self) -> str:
-        kafka = self._config.kafka
-        if kafka.bootstrap_servers != "embedded":
-            return kafka.bootstrap_servers
-        samples = [
-            {"file": str(self._loaded.folder / sample.file), "topic": sample.topic, "key": sample.key} for sample in kafka.embedded.samples
-        ]
-        self._embedded = embedded.start(samples)
-        return self._embedded.servers
-
-    def _fed(self) -> int:
-        """How many messages of the samples go through the routes."""
-        if self._embedded is None:
-            return 0
-        consumed = [topic for route in self._config.routes.values() for topic in route.topics]
-        return sum(count for topic, count in self._embedded.sampled.items() if topic in consumed)
-
-    def _executor(self, records: Records) -> Executor:
-        return ThreadExecutor(self._config.concurrency, records) if self._config.executor == "thread" else GreenletExecutor(records)
-
-    def _look_back(self) -> Suspects | None:
+    def _look_back(self, loaded: Loaded) -> Suspicions:
         """With a state directory: what ran when processes died before this one; and begin to note what runs in this one."""
         config = self._config
         if config.state_dir is None:
-            return None
+            return NoSuspects()
         try:
-            folder = journal.folder_of(self._loaded.folder / config.state_dir, config.kafka.group)
+            folder = journal.folder_of(loaded.folder / config.state_dir, config.kafka.group)
             suspects = quarantine.gather(folder)
             self._journal = Journal(folder, workers_for(config) + config.max_stuck_handlers + 1)
         except JournalError as error:
-            raise ConfigError(Problem(self._loaded.document.where(("state_dir",)), "state_dir", str(error))) from None
+            raise ConfigError(Problem(loaded.document.where(("state_dir",)), "state_dir", str(error))) from None
         suspects.own = self._journal.path
         return suspects
 
-    def _announce(self, routes: list[Route], servers: str) -> None:
-        config = self._config
-        log.info("gworkers %s, pid %d, group %s, Kafka at %s", gworkers.__version__, os.getpid(), config.kafka.group, self._where(servers))
-        for route in routes:
-            source = ", ".join(route.config.topics) or f"topics like {route.config.pattern}"
-            target = f" ─► {route.config.output}" if route.config.output else ""
-            dead = f", dead letters to {route.config.dead_letter}" if route.config.dead_letter else ", no dead-letter topic"
-            log.info("route %s: %s ─► %s%s (order: %s%s)", route.name, source, route.config.handler, target, route.config.order, dead)
-        log.info(
-            "concurrency %d, executor %s%s",
-            config.concurrency,
-            config.executor,
-            f", admin at {self.admin_address}" if self.admin_address else "",
-        )
+    def _executor(self, notes: Journaling) -> Executor:
+        return ThreadExecutor(self._config.concurrency, notes) if self._config.executor == "thread" else GreenletExecutor(notes)
 
-    def _where(self, servers: str) -> str:
-        return f"{servers} (embedded, for a first look: nothing in it outlives this process)" if self._embedded else servers
+    def start(self) -> None:
+        """Begin to take messages. Does not block."""
+        _tame_collector()
+        self.pipeline.start()
+        if self._config.executor == "greenlet":
+            keeper = self.pipeline.time_keeper
+            self._watchdog = HubWatchdog(lambda: keeper.beat)
+            self._watchdog.start()
 
-    def _catch_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._watchers.append(gevent.signal_handler(number, self._signalled, number))
-
-    def _signalled(self, number: int) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            log.warning("%s again: ending at once; what was running will be delivered again", signal.Signals(number).name)
-            self._forget()
-            if self._journal is not None:
-                self._journal.close()
-            os._exit(Exit.UNSETTLED)
-        log.info("%s: draining for up to %s", signal.Signals(number).name, format_duration(self._config.shutdown.grace))
-        self._stop_asked.set()
-
-    # -- stop
-
-    def _drain(self) -> int:
-        """Let what runs finish; returns how many messages were left when the grace was over."""
+    def drain(self, error: BaseException | None) -> int:
+        """Let what runs finish; returns how many messages were left when the grace was over. Blocks. error: why it ends, None when it was
+        asked to."""
         pipeline = self.pipeline
-        assert pipeline is not None
         pipeline.drain()
         grace = self._config.shutdown.grace
-        if self._error is not None and not isinstance(self._error, RestartError):
-            grace = min(5.0, grace)
+        if error is not None and not isinstance(error, RestartError):
+            grace = min(ERROR_GRACE, grace)
         deadline = time.monotonic() + grace
         while pipeline.unsettled and time.monotonic() < deadline:
-            gevent.sleep(0.01)
+            gevent.sleep(DRAIN_INTERVAL)
         unsettled = pipeline.unsettled
-        for job in pipeline.workers.running[:20] if unsettled else ():
+        for job in pipeline.running[:NAMED_AT_MOST] if unsettled else ():
             log.warning("still running, will be delivered again: %s offset %d", job.partition.name, job.offset)
         return unsettled
 
-    def _close(self) -> None:
-        for part in (self._watch, self._progress, self._hub_guard):
-            if part is not None:
-                part.stop()
-        if self.pipeline is not None:
-            try:
-                self._committed = self.pipeline.stop(CLOSING)
-            except Exception as error:
-                log.warning("closing the connections to Kafka failed: %s: %s", type(error).__name__, error)
-        if self._admin is not None:
-            self._admin.stop()
-        self._forget()
+    def stop(self) -> bool:
+        """After ``drain``: commit, leave the group, close the connections. Blocks; True when all that was settled is committed."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        committed = True
+        try:
+            committed = self.pipeline.stop(CLOSE_TIMEOUT)
+        except Exception as error:
+            log.warning("closing the connections to Kafka failed: %s: %s", type(error).__name__, error)
+        self.close_journal()
+        return committed
+
+    def close_journal(self) -> None:
+        """It ends as it should: what still runs is not to be blamed for it."""
         if self._journal is not None:
             self._journal.close()
-        for watcher in self._watchers:
-            watcher.cancel()
-
-    def _forget(self) -> None:
-        if self._file is not None:
-            runtime.remove(self._file)
-        if self._embedded is not None:
-            self._embedded.stop()
-            self._embedded = None
-
-    def _status(self, unsettled: int) -> int:
-        if self._error is not None:
-            return int(getattr(self._error, "status", Exit.INTERNAL))
-        stats = self.pipeline.stats if self.pipeline is not None else None
-        done = stats.done if stats is not None else 0
-        if unsettled:
-            log.warning("stopped with %d messages unsettled, they will be delivered again; %s done", unsettled, f"{done:,}")
-            return int(Exit.UNSETTLED)
-        if not self._committed:
-            log.warning("stopped: %s done, and the last of them could not be committed; they will be delivered again", f"{done:,}")
-            return int(Exit.UNSETTLED)
-        log.info("stopped: %s done, everything settled", f"{done:,}")
-        return int(Exit.OK)

@@ -5,25 +5,27 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 import gevent
 
 from gworkers.config.units import format_duration
-from gworkers.pipeline.pipeline import Pipeline
+from gworkers.loop import Fatal, Loop
+from gworkers.pipeline.snapshot import Snapshot
 
 log = logging.getLogger("gworkers")
 
 #: Seconds between two figures on a terminal, and between two lines in a log.
-LIVE = 0.25
-PLAIN = 10.0
+TERMINAL_INTERVAL = 0.25
+LOG_INTERVAL = 10.0
 
 
 class Progress:
     """Shows figures until it is stopped. sample: how many messages the embedded broker was fed, 0 when none."""
 
-    def __init__(self, pipeline: Pipeline, sample: int, stream: TextIO | None = None) -> None:
-        self._pipeline = pipeline
+    def __init__(self, snapshot: Callable[[], Snapshot], sample: int, fatal: Fatal, stream: TextIO | None = None) -> None:
+        self._snapshot = snapshot
         self._sample = sample
         self._stream = stream if stream is not None else sys.stderr
         self._live = self._stream.isatty()
@@ -31,7 +33,7 @@ class Progress:
         self._last = (time.monotonic(), 0)
         self._rate = 0.0
         self._begun: float | None = None
-        self._greenlet: gevent.Greenlet | None = None
+        self._loop = Loop("progress", self._run, fatal)
         self._undo: list[tuple[logging.StreamHandler[TextIO], TextIO]] = []
 
     def start(self) -> None:
@@ -40,31 +42,25 @@ class Progress:
                 if isinstance(handler, logging.StreamHandler) and handler.stream is self._stream:
                     self._undo.append((handler, handler.stream))
                     handler.stream = _AboveTheLine(self)
-        self._greenlet = gevent.spawn(self._run)
+        self._loop.start()
 
     def stop(self) -> None:
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
+        self._loop.stop()
         self.clear()
         for handler, stream in self._undo:
             handler.stream = stream
 
-    def figures(self) -> str:
-        """``done 1,240 · 2,310/s · running 64 · waiting 512 · retried 12 · dead-lettered 3 · lag 1,160``"""
-        pipeline = self._pipeline
-        stats = pipeline.stats
-        lag = pipeline.consumer.lag()
-        running = pipeline.workers.handling
-        waiting = pipeline.scheduler.waiting + len(pipeline.retries) + stats.running - running
+    def figures(self, snapshot: Snapshot) -> str:
+        """``done 1,240 · 2,310/s · running 64 · waiting 512 · retrying 12 · dead-lettered 3 · lag 1,160``"""
         return " · ".join(
             (
-                f"done {stats.done:,}",
+                f"done {snapshot.done:,}",
                 f"{self._rate:,.0f}/s",
-                f"running {running:,}",
-                f"waiting {max(0, waiting):,}",
-                f"retried {stats.retried:,}",
-                f"dead-lettered {stats.dead_lettered:,}",
-                f"lag {lag:,}" if lag is not None else "lag ?",
+                f"running {snapshot.running:,}",
+                f"waiting {snapshot.waiting:,}",
+                f"retrying {snapshot.retrying:,}",
+                f"dead-lettered {snapshot.dead_lettered:,}",
+                f"lag {snapshot.lag:,}" if snapshot.lag is not None else "lag ?",
             )
         )
 
@@ -77,33 +73,33 @@ class Progress:
     def _run(self) -> None:
         said_at, said_done = time.monotonic(), 0
         while True:
-            gevent.sleep(LIVE)
-            now, done = time.monotonic(), self._pipeline.stats.done
+            gevent.sleep(TERMINAL_INTERVAL)
+            snapshot = self._snapshot()
+            now, done = time.monotonic(), snapshot.done
             then, before = self._last
             self._rate += 0.3 * ((done - before) / (now - then) - self._rate)
             self._last = now, done
-            if self._begun is None and self._pipeline.stats.polled:
+            if self._begun is None and snapshot.polled:
                 self._begun = then
             if self._live:
-                self._stream.write(f"\r\x1b[K{self.figures()}")
+                self._stream.write(f"\r\x1b[K{self.figures(snapshot)}")
                 self._stream.flush()
                 self._shown = True
-            elif now - said_at >= PLAIN and done != said_done:
-                log.info("%s", self.figures())
+            elif now - said_at >= LOG_INTERVAL and done != said_done:
+                log.info("%s", self.figures(snapshot))
                 said_at, said_done = now, done
-            if self._sample and done >= self._sample and self._pipeline.idle:
-                self._close_sample(now)
+            if self._sample and done >= self._sample and snapshot.idle:
+                self._close_sample(now, snapshot)
 
-    def _close_sample(self, now: float) -> None:
-        stats = self._pipeline.stats
+    def _close_sample(self, now: float, snapshot: Snapshot) -> None:
         took = now - (self._begun or now)
         log.info(
             "the sample is through: %s messages in %.1f s, %s retried, %s dead-lettered; one at a time it would have taken %s",
             f"{self._sample:,}",
             took,
-            f"{stats.retried:,}",
-            f"{stats.dead_lettered:,}",
-            format_duration(round(stats.busy)) if stats.busy < 120 else f"{stats.busy / 60:.1f} minutes",
+            f"{snapshot.retried:,}",
+            f"{snapshot.dead_lettered:,}",
+            format_duration(round(snapshot.busy)) if snapshot.busy < 120 else f"{snapshot.busy / 60:.1f} minutes",
         )
         self._sample = 0
 

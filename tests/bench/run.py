@@ -22,15 +22,14 @@ from pathlib import Path
 
 import confluent_kafka
 
-from gworkers import log_context
-from gworkers.config import schema
-from gworkers.pipeline import routes
-from gworkers.pipeline.executor import Block
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.journal import Journal, Nothing
-from gworkers.pipeline.partition import Partition
+from gworkers.handlers.block import Block
+from gworkers.handlers.job import Job
+from gworkers.handlers.slot import Slot
+from gworkers.offsets.journal import Journal, NoJournal
+from gworkers.pipeline.idle import Idle
 from gworkers.pipeline.scheduler import Scheduler
 from tests.support import broker
+from tests.support.jobs import job_of, partition_of
 from tests.support.servers import ROOT, Running, configuration, create_topic, produce, unique, until
 
 NOOP = "def handle(value):\n    return value\n"
@@ -124,16 +123,11 @@ def ours(servers: str, source: str, count: int, app: str = NOOP, concurrency: in
 
 def scheduler_rate(keys: int = 100_000, rounds: int = 5) -> float:
     """Messages a second through add, take and finish, with ``keys`` busy lanes and as many messages behind them all the while."""
-    config = schema.Route.model_validate({"topics": ["t"], "handler": "a:b", "order": "key"})
-    route = routes.compile_route("r", config, lambda value: None, routes.DECODERS["bytes"], routes.ENCODERS["bytes"])
-    scheduler, partition = Scheduler(), Partition("t", 0, route, 0)
+    scheduler, partition = Scheduler(Idle()), partition_of(order="key")
     names = [b"key-%d" % number for number in range(keys)]
 
     def jobs() -> list[Job]:
-        made = [Job(0, 0, name, b"", (), 1) for name in names]
-        for job in made:
-            job.partition = partition
-        return made
+        return [job_of(partition, key=name) for name in names]
 
     scheduler.add(partition, jobs())
     running = scheduler.take(lambda _: keys)
@@ -251,19 +245,15 @@ def waiting_retries(servers: str, waiting: int, count: int) -> tuple[Result, int
 
 def journal_cost(rounds: int = 200, blocks: int = 100) -> float:
     """Seconds a message that noting what runs costs: blocks of 64 run with a journal and without one, in turns; the medians' difference."""
-    config = schema.Route.model_validate({"topics": ["t"], "handler": "a:b"})
-    route = routes.compile_route("r", config, lambda value: None, routes.DECODERS["bytes"], routes.ENCODERS["bytes"])
-    partition = Partition("t", 0, route, 0)
-    jobs = [Job(offset, 0, b"", b"", (), 1) for offset in range(64)]
-    for job in jobs:
-        job.partition = partition
+    partition = partition_of()
+    jobs = [job_of(partition, offset) for offset in range(64)]
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), 4)
-        slots = [log_context.Slot(journal), log_context.Slot(Nothing())]
+        slots = [Slot(journal), Slot(NoJournal())]
         took: list[list[float]] = [[], []]
         for _ in range(rounds):
             for slot, times in zip(slots, took, strict=True):
-                made = [Block(route, jobs) for _ in range(blocks)]
+                made = [Block(partition.route, jobs) for _ in range(blocks)]
                 begun = time.perf_counter()
                 for block in made:
                     block.run(slot)

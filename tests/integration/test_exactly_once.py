@@ -16,7 +16,7 @@ from confluent_kafka import admin
 from tests.support import broker
 from tests.support.servers import EMBEDDED, committed, configuration, consume, create_topic, produce, unique, until
 
-pytestmark = pytest.mark.skipif(EMBEDDED, reason="the first-run broker knows no transactions")
+pytestmark = pytest.mark.skipif(EMBEDDED, reason="the embedded broker knows no transactions")
 
 
 def exactly_once(kafka: str, source: str, output: str | None, **more: Any) -> dict[str, Any]:

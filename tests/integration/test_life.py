@@ -201,7 +201,7 @@ def test_kafka_that_goes_away_and_comes_back(own_kafka: broker.Kafka, start: Any
     server = start(configuration(own_kafka.servers, "app:handle", source, output, order="key"), app=app)
     until(lambda: len(consume(own_kafka.servers, output)) > 200)
     own_kafka.kill()
-    server.says("Kafka does not answer; trying on until it does, what is finished meanwhile is kept")
+    server.says("Kafka does not answer; gworkers keeps trying, and keeps the results that are finished until then")
     own_kafka.start()
     server.says(r"Kafka is back after \d+ s")
     produce(own_kafka.servers, source, [(b"k0", b"2000")])

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from gworkers.pipeline import offset_map
+from gworkers.offsets import offset_map
 from tests.chaos.proxy import Proxy
 from tests.support import broker
 from tests.support.servers import ENVIRONMENT, committed, configuration, consume, create_topic, produce, unique, until

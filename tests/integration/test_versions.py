@@ -38,8 +38,8 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_ends_are_the_ones_in_setup_py(oldest: Path) -> None:
     (wanted,) = [line for line in (ROOT / "setup.py").read_text().splitlines() if "kafka-python[" in line]
-    assert ">=3.0.5,<3.1" in wanted
-    assert "kafka-python==3.0.5" in (ROOT / "requirements/oldest.in").read_text()
+    assert ">=3.0.9,<3.1" in wanted
+    assert "kafka-python==3.0.9" in (ROOT / "requirements/oldest.in").read_text()
 
 
 def test_the_oldest_version_passes(kafka_servers: str, oldest: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_oldest_version_passes(kafka_servers: str, oldest: Path) -> None:
     version = subprocess.run(
         [sys.executable, "-c", "import kafka; print(kafka.__version__)"], env=environment, capture_output=True, text=True, timeout=60
     )
-    assert version.stdout == "3.0.5\n"
+    assert version.stdout == "3.0.9\n"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *DEPENDING, "-k", NAMES], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
     )

@@ -9,25 +9,29 @@ import pytest
 from gworkers import BatchError, Message, Record
 from gworkers.config import schema
 from gworkers.errors import BatchResultError, DecodeError, EncodeError
-from gworkers.pipeline import batches, routes
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.partition import Partition
+from gworkers.handlers import batches
+from gworkers.handlers.job import Job
+from tests.support.jobs import job_of, partition_of, route_of
 
 
 def jobs_of(*values: bytes | None, key: bytes | None = None, **config: Any) -> list[Job]:
-    model = schema.Route.model_validate({"topics": ["in"], "handler": "a:b", "output": "out", "batch": {}, "decode": "json", **config})
-    partition = Partition("in", 3, routes.compile_route("r", model, print, routes.DECODERS[model.decode], routes.ENCODERS[model.encode]))
-    jobs = []
-    for offset, value in enumerate(values):
-        job = Job(offset, 1000 + offset, key or b"k%d" % offset, value, [("h", b"1")], 10)
-        job.partition = partition
-        jobs.append(job)
-    return jobs
+    partition = partition_of(**{"output": "out", "batch": {}, "decode": "json", **config})
+    headers = [("h", b"1")]
+    return [
+        job_of(partition, offset, value, key=key or b"k%d" % offset, headers=headers, timestamp=1000 + offset, size=10)
+        for offset, value in enumerate(values)
+    ]
 
 
 def run(handler: Any, jobs: list[Job]) -> list[Job]:
-    model = jobs[0].partition.route.config
-    route = routes.compile_route("r", model, handler, routes.DECODERS[model.decode], routes.ENCODERS[model.encode])
+    route = route_of(
+        handler,
+        **{
+            name: value
+            for name, value in jobs[0].partition.route.config.model_dump(by_alias=True, exclude_unset=True).items()
+            if name != "handler"
+        },
+    )
     assert route.handle_batch is not None
     return route.handle_batch(jobs)
 
@@ -58,9 +62,8 @@ def test_one_result_for_all_is_sent_once_with_what_all_have_in_common() -> None:
     jobs = jobs_of(b"1", b"2", b"3", encode="json")
     run(sum, jobs)
     assert [job.rows for job in jobs[:2]] == [[], []]
-    assert isinstance(jobs[2].rows, batches.Shared)
-    assert jobs[2].rows.followers == jobs[:2]
-    assert list(jobs[2].rows) == [("out", None, None, b"6", [("h", b"1")], 1002)]
+    assert jobs[2].followers == jobs[:2]
+    assert jobs[2].rows == [("out", None, None, b"6", [("h", b"1")], 1002)]
     jobs = jobs_of(b"1", b"2", key=b"same", encode="json")
     run(sum, jobs)
     assert jobs[1].rows is not None

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gworkers.errors import RecordTooLargeError
-from gworkers.kafka import blocks, green
-from gworkers.pipeline.job import Job
+from gworkers.errors import RecordTooLargeError, UnavailableError
+from gworkers.handlers.job import Job
+from gworkers.kafka import green, producing, reading, versions
 
 headers = st.lists(st.tuples(st.text(max_size=5), st.one_of(st.none(), st.binary(max_size=5))), max_size=3)
 rows = st.tuples(
@@ -29,7 +29,7 @@ def builder(compression: int = 0, size: int = 2**20) -> Any:
 
 
 def read(batch: Any) -> list[Job]:
-    return [job for jobs in blocks.read_records(batch) for job in jobs]
+    return [job for jobs in reading.read_records(batch) for job in jobs]
 
 
 def batch_of(records: Any) -> Any:
@@ -41,7 +41,7 @@ def batch_of(records: Any) -> Any:
 @given(st.lists(rows, min_size=1, max_size=20), st.sampled_from([0, 1, 3]))
 def test_a_block_is_the_bytes_that_kafka_python_would_have_written(some: list[Any], compression: int) -> None:
     ours, theirs = builder(compression), builder(compression)
-    assert blocks._append(ours, some, 0, 99, NOW) == len(some)
+    assert producing._append(ours, some, 0, 99, NOW) == len(some)
     for _, _, key, value, found, timestamp in some:
         theirs.append(NOW if timestamp is None or timestamp < 0 else timestamp, key, value, found)
     assert ours.next_offset if hasattr(ours, "next_offset") else ours._next_offset == len(some)
@@ -54,11 +54,11 @@ def test_a_block_is_the_bytes_that_kafka_python_would_have_written(some: list[An
 @given(st.lists(rows, min_size=1, max_size=20), st.sampled_from([0, 1, 3]))
 def test_a_batch_is_read_as_kafka_python_reads_it(some: list[Any], compression: int) -> None:
     records = builder(compression)
-    blocks._append(records, some, 0, 99, NOW)
+    producing._append(records, some, 0, 99, NOW)
     data = batch_of(records)
     jobs = read(data)
     records = builder(compression)
-    blocks._append(records, some, 0, 99, NOW)
+    producing._append(records, some, 0, 99, NOW)
     theirs = list(batch_of(records))
     assert [(j.offset, j.timestamp, j.key, j.value, list(j.headers)) for j in jobs] == [
         (r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in theirs
@@ -70,7 +70,7 @@ def test_a_batch_is_read_as_kafka_python_reads_it(some: list[Any], compression: 
 def test_a_damaged_batch_is_an_error_and_never_a_wrong_message_without_end(some: list[Any], where: int, byte: int) -> None:
     """What the checksum would have caught must not hang or crash when it is switched off."""
     records = builder()
-    blocks._append(records, some, 0, 99, NOW)
+    producing._append(records, some, 0, 99, NOW)
     records.close()
     raw = bytearray(records.buffer())
     raw[61 + where % (len(raw) - 61)] = byte
@@ -84,28 +84,35 @@ def test_a_damaged_batch_is_an_error_and_never_a_wrong_message_without_end(some:
 def test_a_full_batch_takes_no_more_and_says_where_it_stopped() -> None:
     records = builder(size=1000)
     some: list[Any] = [("t", None, None, b"x" * 300, [], NOW)] * 10
-    assert blocks._append(records, some, 0, 99, NOW) == 3
+    assert producing._append(records, some, 0, 99, NOW) == 3
     assert len(read(batch_of(records))) == 3
 
 
 def test_a_row_larger_than_a_batch_gets_a_batch_of_its_own() -> None:
     records = builder(size=1000)
     some: list[Any] = [("t", None, None, b"x" * 3000, [], NOW)] * 2
-    assert blocks._append(records, some, 0, 99, NOW) == 1
+    assert producing._append(records, some, 0, 99, NOW) == 1
 
 
 @given(rows)
 def test_the_size_is_never_estimated_too_small(row: Any) -> None:
     records = builder()
-    blocks._append(records, [row], 0, 99, NOW)
+    producing._append(records, [row], 0, 99, NOW)
     records.close()
-    assert len(records.buffer()) <= blocks.row_size(row)
+    assert len(records.buffer()) <= producing.row_size(row)
 
 
 def test_a_row_larger_than_allowed_is_refused_with_what_to_do() -> None:
     with pytest.raises(RecordTooLargeError, match="max_request_size allows 1000; return less, or raise"):
-        blocks.check_size(("t", None, None, b"x" * 2000, [], None), 1000)
+        producing.check_size(("t", None, None, b"x" * 2000, [], None), 1000)
 
 
 def test_the_installed_version_is_one_that_is_known() -> None:
-    assert blocks.known(), blocks.version()
+    versions.check()
+
+
+def test_another_version_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("3.1.0", "3.0.8", "2.2.0"):
+        monkeypatch.setattr(versions, "installed", lambda version=version: version)
+        with pytest.raises(UnavailableError, match=rf"kafka-python {version} is installed, .* 3\.0\.9 up to but without 3\.1\.0; install"):
+            versions.check()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gworkers.pipeline.dead_letters import Breaker, one_line
+from gworkers.errors import one_line
+from gworkers.pipeline.dead_letters import Breaker
 
 
 def test_the_breaker_opens_at_the_first_letter_above_its_number_and_stays_open() -> None:

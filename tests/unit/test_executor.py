@@ -5,32 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import Any
 
 import gevent
 import pytest
 
-from gworkers.pipeline.executor import Block, ThreadExecutor
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.journal import Nothing
-from gworkers.pipeline.partition import Partition
+from gworkers.config import schema
+from gworkers.handlers.block import Block
+from gworkers.handlers.executor import ThreadExecutor
+from gworkers.handlers.job import Job
+from gworkers.handlers.routes import Route
+from gworkers.offsets.journal import NoJournal
+from tests.support.jobs import job_of, partition_of
 
 
 @pytest.fixture
 def threads() -> Iterator[ThreadExecutor]:
-    executor = ThreadExecutor(4, Nothing())
+    executor = ThreadExecutor(4, NoJournal())
     executor.start()
     yield executor
     executor.stop()
 
 
-def block_of(handle: Callable[[Job], None], count: int = 1, timeout: float | None = None) -> Block:
-    route: Any = SimpleNamespace(handle=handle, timeout=timeout)
-    jobs = [Job(offset, 0, None, b"", [], 1) for offset in range(count)]
-    for job in jobs:
-        job.partition = Partition("t", 0, route, 0)
-    return Block(route, jobs)
+def block_of(handle: Callable[[Job], None], count: int = 1, timeout: str | None = None) -> Block:
+    route = Route("r", schema.Route.model_validate({"topics": ["in"], "handler": "a:b", "timeout": timeout}), handle)
+    partition = partition_of(route)
+    return Block(route, [job_of(partition, offset) for offset in range(count)])
 
 
 def test_handlers_run_on_native_threads_and_the_hub_goes_on(threads: ThreadExecutor) -> None:

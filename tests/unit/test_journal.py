@@ -9,18 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from gworkers.pipeline.journal import Journal, JournalError, Ran, folder_of, left_behind
+from gworkers.offsets.journal import Journal, JournalError, RunningSpan, folder_of, left_behind
 from gworkers.pipeline.quarantine import Suspects
 
 DIES = """
 import os, sys
 from pathlib import Path
-from types import SimpleNamespace
-from gworkers.pipeline.journal import Journal
+from gworkers.offsets.journal import Journal
 journal = Journal(Path(sys.argv[1]), 3)
 for offset, last in ((7, -1), (20, 22)):
     at = journal.claim()
-    journal.enter(at, SimpleNamespace(topic="orders", number=4, label=b""))
+    journal.enter(at, b"orders/4")
     journal.offsets[at + 1] = last
     journal.offsets[at] = offset
 if sys.argv[2] == "child":
@@ -38,7 +37,7 @@ def die(folder: Path, how: str) -> None:
 
 def test_what_ran_is_told_once(tmp_path: Path) -> None:
     die(tmp_path, "plainly")
-    ran = [Ran("orders", 4, 20, 22), Ran("orders", 4, 7, 7)]
+    ran = [RunningSpan("orders", 4, 20, 22), RunningSpan("orders", 4, 7, 7)]
     assert [sorted(found, key=lambda r: -r.first) for found in left_behind(tmp_path)] == [ran]
     assert [found for found in left_behind(tmp_path) if found] == []
 

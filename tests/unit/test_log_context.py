@@ -14,10 +14,11 @@ import pytest
 
 from gworkers import log_context
 from gworkers.config import schema
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.journal import Nothing
-from gworkers.pipeline.partition import Partition
+from gworkers.handlers import slot
+from gworkers.handlers.job import Job
+from gworkers.offsets.journal import NoJournal
 from gworkers.server import logs
+from tests.support.jobs import job_of, partition_of
 
 
 @pytest.fixture
@@ -37,24 +38,21 @@ def logger() -> Iterator[tuple[logging.Logger, io.StringIO, logging.Handler]]:
 
 
 def job() -> Job:
-    found = Job(9, 0, b"c-1\xff", b"", [], 1)
-    route: Any = None
-    found.partition = Partition("orders", 2, route)
-    return found
+    return job_of(partition_of(topic="orders", number=2), 9, key=b"c-1\xff")
 
 
 def test_lines_of_a_handler_carry_its_message_in_threads_and_in_greenlets(logger: Any) -> None:
     log, stream, _ = logger
 
     def in_a_thread() -> None:
-        log_context.claim_thread(Nothing()).job = job()
+        slot.claim_thread(NoJournal()).job = job()
         log.info("from %s", "a thread", extra={"key": "mine", "total": 3})
-        log_context.release_thread()
+        slot.release_thread()
 
     def in_a_greenlet() -> None:
-        log_context.claim_greenlet(Nothing()).job = job()
+        slot.claim_greenlet(NoJournal()).job = job()
         log.info("from a greenlet")
-        log_context.release_greenlet()
+        slot.release_greenlet()
         log.info("outside")
 
     thread = threading.Thread(target=in_a_thread)

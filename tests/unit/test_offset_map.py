@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gworkers.pipeline import offset_map
-from gworkers.pipeline.offset_map import ForeignMetadataError, OffsetMap, decode, encode
+from gworkers.offsets import offset_map
+from gworkers.offsets.offset_map import ForeignMetadataError, OffsetMap, decode, encode
 
 
 @st.composite

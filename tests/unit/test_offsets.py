@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gworkers.pipeline import offset_map
-from gworkers.pipeline.offsets import Offsets
+from gworkers.offsets import offset_map
+from gworkers.offsets.offsets import Offsets
 
 
 @settings(deadline=None, max_examples=500)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gworkers.config.units import parse_rate
-from gworkers.pipeline.job import Job
 from gworkers.pipeline.pacing import Bucket, _due
+from tests.support import jobs
 
 
 @given(st.floats(0.1, 1000), st.integers(1, 50), st.lists(st.floats(0, 3), min_size=1, max_size=60))
@@ -28,10 +27,10 @@ def test_a_bucket_lets_no_more_through_than_its_rate_and_its_burst(per_second: f
 
 
 def partition_of(delay: float, *timestamps: int, attempt: int = 1) -> Any:
-    jobs = [Job(offset, timestamp, None, b"", [], 1) for offset, timestamp in enumerate(timestamps)]
-    for job in jobs:
-        job.attempt = attempt
-    return SimpleNamespace(delay=delay, ready=jobs)
+    partition = jobs.partition_of()
+    partition.delay = delay
+    partition.ready.extend(jobs.job_of(partition, offset, timestamp=stamp, attempt=attempt) for offset, stamp in enumerate(timestamps))
+    return partition
 
 
 def test_messages_are_due_when_their_delay_is_over() -> None:

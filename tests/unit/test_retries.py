@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gworkers import Reject, Retry
-from gworkers.config import schema
 from gworkers.errors import DecodeError, EncodeError, RecordTooLargeError, SendError
-from gworkers.pipeline.job import Job
+from gworkers.handlers.job import Job
 from gworkers.pipeline.retries import delay_of
+from tests.support.jobs import job_of, partition_of, route_of
 
 
 def failed(error: BaseException, attempt: int = 1, only: tuple[Any, ...] = (), never: tuple[Any, ...] = (), **retry: Any) -> Job:
-    config = schema.Route.model_validate({"topics": ["t"], "handler": "a:b", "retry": {"backoff": "1s", "jitter": 0, **retry}})
-    job = Job(0, 0, None, b"", [], 1)
-    job.attempt = attempt
-    job.error = error
-    route: Any = SimpleNamespace(config=config, only=only, never=never)
-    job.partition = SimpleNamespace(route=route)  # type: ignore[assignment]
-    return job
+    route = route_of(only=only, never=never, retry={"backoff": "1s", "jitter": 0, **retry})
+    return job_of(partition_of(route), attempt=attempt, error=error)
 
 
 def test_the_wait_doubles_up_to_its_limit_until_the_attempts_are_used_up() -> None:

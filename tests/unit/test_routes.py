@@ -7,22 +7,18 @@ from typing import Any
 import pytest
 
 from gworkers import Message, Record
+from gworkers.codecs import CODECS
 from gworkers.config import schema
 from gworkers.errors import DecodeError, EncodeError
-from gworkers.pipeline import routes
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.partition import Partition
+from gworkers.handlers import routes
+from gworkers.handlers.job import Job
+from tests.support.jobs import job_of, partition_of, route_of
 
 
 def run(handler: Any, value: bytes | None = b"1", *, key: bytes | None = b"k", attempt: int = 1, **config: Any) -> Job:
-    model = schema.Route.model_validate({"topics": ["in"], "handler": "a:b", "output": "out", **config})
-    decode = routes.DECODERS.get(model.decode, lambda value: value)
-    encode = routes.ENCODERS.get(model.encode) or routes.custom_encode(lambda value: value)
-    route = routes.compile_route("r", model, handler, decode, encode)
-    job = Job(7, 1234, key, value, [("h", b"1")], 10)
-    job.attempt = attempt
-    job.partition = Partition("in", 3, route)
-    route.handle(job)
+    partition = partition_of(route_of(handler, **{"output": "out", **config}))
+    job = job_of(partition, 7, value, key=key, headers=[("h", b"1")], timestamp=1234, attempt=attempt)
+    partition.route.handle(job)
     return job
 
 
@@ -98,10 +94,10 @@ def test_records_name_their_own_topic_key_headers_partition_and_time() -> None:
     [
         (lambda value: value, {"decode": "json", "value": b"{"}, DecodeError, "the value is no json: Expecting property name"),
         (lambda value: value, {"decode": "text", "value": b"\xff"}, DecodeError, "the value is no text: 'utf-8' codec can't decode"),
-        (lambda value: "x", {}, EncodeError, "the handler returned a str, which cannot be encoded: bytes are wanted; set encode: text"),
-        (lambda value: 1, {"encode": "text"}, EncodeError, "the handler returned an int, which cannot be encoded: text is wanted"),
+        (lambda value: "x", {}, EncodeError, "the handler returned a str, which cannot be encoded: expected bytes; set encode: text"),
+        (lambda value: 1, {"encode": "text"}, EncodeError, "the handler returned an int, which cannot be encoded: expected text"),
         (lambda value: {1, 2}, {"encode": "json"}, EncodeError, "returned a set, which cannot be encoded: Object of type set"),
-        (lambda value: "x", {"encode": "my:own"}, EncodeError, "the encoder returned a str, not bytes"),
+        (lambda value: "x", {"encode": "my:own"}, EncodeError, "the encoder returned a str, expected bytes"),
         (lambda value: [Record(b"x"), 1], {}, EncodeError, "a list of Records with something else among them"),
         (lambda value: [1, Record(b"x")], {"encode": "json"}, EncodeError, "cannot be encoded: Object of type Record"),
         (lambda value: 1 / 0, {}, ZeroDivisionError, "division by zero"),
@@ -118,7 +114,7 @@ def test_whatever_goes_wrong_is_an_error_of_the_message(handler: Any, config: di
 
 def test_a_block_grows_with_the_speed_of_its_handler() -> None:
     model = schema.Route.model_validate({"topics": ["in"], "handler": "a:b"})
-    route = routes.compile_route("r", model, lambda value: None, routes.DECODERS["bytes"], routes.ENCODERS["bytes"])
+    route = routes.compile_route("r", model, lambda value: None, CODECS["bytes"].decode, CODECS["bytes"].encode)
     assert route.block_size == 1
     for _ in range(50):
         route.measured(64e-6, 64)
@@ -130,6 +126,6 @@ def test_a_block_grows_with_the_speed_of_its_handler() -> None:
 
 def test_patterns_match_from_the_beginning_as_kafka_does() -> None:
     model = schema.Route.model_validate({"pattern": "orders\\..*", "handler": "a:b"})
-    route = routes.compile_route("r", model, lambda value: None, routes.DECODERS["bytes"], routes.ENCODERS["bytes"])
+    route = routes.compile_route("r", model, lambda value: None, CODECS["bytes"].decode, CODECS["bytes"].encode)
     assert route.consumes("orders.eu")
     assert not route.consumes("old.orders.eu")

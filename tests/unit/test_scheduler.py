@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,30 +11,27 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gworkers.config import schema
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.partition import Partition
-from gworkers.pipeline.routes import _LANES
+from gworkers.handlers.job import Job
+from gworkers.handlers.partition import Partition
 from gworkers.pipeline.scheduler import Scheduler
+from tests.support import jobs
+from tests.support.jobs import NobodyIdle
 
 
 def partition_of(order: str, number: int = 0) -> Partition:
-    batch = schema.Batch.model_validate({"max_messages": 3, "max_wait": "1s"}) if "batch" in order else None
-    config = SimpleNamespace(retry=schema.Retry())
-    route: Any = SimpleNamespace(
-        name="r", lane_of=_LANES[order.removeprefix("batch ")], batch=batch, batch_of_lane=bool(batch), config=config
-    )
-    return Partition("t", number, route, 0)
+    if "batch" not in order:
+        return jobs.partition_of(number=number, order=order)
+    kept = "key" if "key" in order else "partition"
+    batch = {"max_messages": 3, "max_wait": "1s", "by": "key" if kept == "key" else "partition"}
+    return jobs.partition_of(number=number, order=kept, batch=batch)
 
 
 def job_of(partition: Partition, offset: int, key: bytes | None = None) -> Job:
-    job = Job(offset, 0, key, b"", [], 1)
-    job.partition = partition
-    return job
+    return jobs.job_of(partition, offset, key=key)
 
 
 def test_a_slow_key_does_not_hold_back_others() -> None:
-    scheduler, partition = Scheduler(), partition_of("key")
+    scheduler, partition = Scheduler(NobodyIdle()), partition_of("key")
     scheduler.add(partition, [job_of(partition, offset, b"slow" if offset < 5 else b"k%d" % offset) for offset in range(10)])
     taken = scheduler.take(lambda _: 64)
     assert [job.offset for job in taken] == [0, 5, 6, 7, 8, 9]
@@ -45,13 +41,13 @@ def test_a_slow_key_does_not_hold_back_others() -> None:
 
 
 def test_messages_without_a_key_keep_no_order() -> None:
-    scheduler, partition = Scheduler(), partition_of("key")
+    scheduler, partition = Scheduler(NobodyIdle()), partition_of("key")
     scheduler.add(partition, [job_of(partition, offset) for offset in range(5)])
     assert len(scheduler.take(lambda _: 64)) == 5
 
 
 def test_a_key_without_waiting_work_costs_nothing() -> None:
-    scheduler, partition = Scheduler(), partition_of("key")
+    scheduler, partition = Scheduler(NobodyIdle()), partition_of("key")
     scheduler.add(partition, [job_of(partition, offset, b"k%d" % offset) for offset in range(1000)])
     for job in scheduler.take(lambda _: 2000):
         scheduler.finish(job)
@@ -62,7 +58,7 @@ def test_a_key_without_waiting_work_costs_nothing() -> None:
 
 @pytest.mark.parametrize("order", ["none", "key", "partition"])
 def test_a_flooded_partition_does_not_starve_another(order: str) -> None:
-    scheduler = Scheduler()
+    scheduler = Scheduler(NobodyIdle())
     flooded, quiet = partition_of(order), partition_of(order, 1)
     scheduler.add(flooded, [job_of(flooded, offset, b"k%d" % offset) for offset in range(10_000)])
     scheduler.add(quiet, [job_of(quiet, 0, b"a")])
@@ -71,7 +67,7 @@ def test_a_flooded_partition_does_not_starve_another(order: str) -> None:
 
 
 def test_what_is_put_back_comes_first_and_in_order() -> None:
-    scheduler, partition = Scheduler(), partition_of("none")
+    scheduler, partition = Scheduler(NobodyIdle()), partition_of("none")
     scheduler.add(partition, [job_of(partition, offset) for offset in range(6)])
     taken = scheduler.take(lambda _: 4)
     scheduler.put_back(taken[1:])
@@ -82,11 +78,9 @@ def test_what_is_put_back_comes_first_and_in_order() -> None:
 class History(RuleBasedStateMachine):
     """Random histories of arrivals, blocks, completions, returns and revocations, against what must hold."""
 
-    @initialize(
-        orders=st.lists(st.sampled_from(["none", "key", "partition", "batch key of a batch", "batch partition"]), min_size=1, max_size=4)
-    )
+    @initialize(orders=st.lists(st.sampled_from(["none", "key", "partition", "batch key", "batch partition"]), min_size=1, max_size=4))
     def begin(self, orders: list[str]) -> None:
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(NobodyIdle())
         self.orders = orders
         self.partitions = [partition_of(order, number) for number, order in enumerate(orders)]
         self.next = [0] * len(orders)
@@ -99,10 +93,10 @@ class History(RuleBasedStateMachine):
     def arrive(self, data: Any, keys: list[bytes | None]) -> None:
         index = data.draw(st.integers(0, len(self.partitions) - 1))
         partition = self.partitions[index]
-        jobs = [job_of(partition, self.next[index] + i, key) for i, key in enumerate(keys)]
+        came = [job_of(partition, self.next[index] + i, key) for i, key in enumerate(keys)]
         self.next[index] += len(keys)
-        self.arrived[partition] += jobs
-        self.scheduler.add(partition, jobs)
+        self.arrived[partition] += came
+        self.scheduler.add(partition, came)
 
     @rule(most=st.integers(0, 5), shut=st.sets(st.integers(0, 3), max_size=2))
     def take(self, most: int, shut: set[int]) -> None:
@@ -130,11 +124,11 @@ class History(RuleBasedStateMachine):
         for job in sorted(self.out, key=lambda job: job.offset):
             if "batch" in self.orders[job.partition.number] and not job.partition.closing:
                 lanes[(job.partition, job.lane)].append(job)
-        choices = [jobs for jobs in lanes.values() if len(jobs) > 1]
+        choices = [taken for taken in lanes.values() if len(taken) > 1]
         if choices:
-            jobs = data.draw(st.sampled_from(choices))
-            rest = jobs[data.draw(st.integers(1, len(jobs) - 1)) :]
-            self.scheduler.hold(rest)
+            taken = data.draw(st.sampled_from(choices))
+            rest = taken[data.draw(st.integers(1, len(taken) - 1)) :]
+            self.scheduler.put_behind(rest)
             for job in rest:
                 self.out.remove(job)
                 self.begun.discard(job)
@@ -161,6 +155,7 @@ class History(RuleBasedStateMachine):
         job = self.out.pop(index)
         before = self.scheduler.ready
         assert self.scheduler.finish(job) == (self.scheduler.ready > before)
+        job.partition.in_flight -= 1
         self.finished.add(job)
 
     @precondition(lambda self: any(not job.partition.closing for job in self.out))
@@ -184,6 +179,7 @@ class History(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(self.partitions) - 1))
         partition = self.partitions[index]
         dropped = self.scheduler.drop(partition)
+        partition.in_flight -= len(dropped)
         waiting = [job for job in self.arrived[partition] if job not in self.finished and job not in self.out]
         assert sorted(job.offset for job in dropped) == [job.offset for job in waiting]
         self.partitions[index] = partition_of(self.orders[index], index)

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from gworkers.handlers.time_limits import TimeLimit
 from gworkers.message import HandlerTimeout
-from gworkers.pipeline.time_limits import Limit
 
 
 class Runner:
     """A thread that runs functions under a Limit, as the executor does."""
 
     def __init__(self) -> None:
-        self.limit: Limit | None = None
+        self.limit: TimeLimit | None = None
         self.hit = self.stray = self.ended = self.lost = 0
         self.going = True
         self.failed: BaseException | None = None
@@ -28,7 +28,7 @@ class Runner:
 
     def run(self) -> None:
         try:
-            limit = self.limit = Limit()
+            limit = self.limit = TimeLimit()
             while self.going:
                 hit = False
                 try:

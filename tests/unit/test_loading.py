@@ -10,7 +10,7 @@ import pytest
 
 from gworkers.config.load import load
 from gworkers.errors import ConfigError
-from gworkers.pipeline import application
+from gworkers.handlers import loading
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def problems(folder: Path, source: str, route: str = "handler: app:handle") -> l
     file = folder / "app.yaml"
     file.write_text(f"kafka: {{group: g}}\nroutes:\n  r:\n    topics: [t]\n    {route}\n")
     with pytest.raises(ConfigError) as caught:
-        application.load_routes(load(file))
+        loading.load_routes(load(file))
     return [str(problem).replace(f"{folder}/", "").replace(str(folder), "HERE") for problem in caught.value.problems]
 
 
@@ -99,5 +99,5 @@ def test_what_is_named_is_found(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("class C:\n    @staticmethod\n    def method(value): return value\n    class E(Exception): pass\n")
     file = tmp_path / "app.yaml"
     file.write_text('kafka: {group: g}\nroutes: {r: {topics: [t], handler: "app:C.method", retry: {never: ["app:C.E"]}}}\n')
-    (route,) = application.load_routes(load(file))
+    (route,) = loading.load_routes(load(file))
     assert [error.__name__ for error in route.never] == ["E"]

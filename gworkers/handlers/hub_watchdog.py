@@ -16,20 +16,20 @@ from collections.abc import Callable
 import gevent
 import gevent.monkey
 
-from gworkers.pipeline.executor import Block
+from gworkers.handlers.block import Block
 
 log = logging.getLogger(__name__)
 
-#: How often the hub is looked at, and how long it may be held before somebody hears of it, in seconds.
-LOOK = 0.1
-HELD = 1.0
+#: How often the hub is looked at, and how long it may be held before the log says so, in seconds.
+WATCH_INTERVAL = 0.1
+HELD_TOO_LONG = 1.0
 
 _sleep = gevent.monkey.get_original("time", "sleep")
 _start = gevent.monkey.get_original("_thread", "start_new_thread")
 _ident = gevent.monkey.get_original("_thread", "get_ident")
 
 
-class HubGuard:
+class HubWatchdog:
     """beat: when the hub last had a turn, as ``time.monotonic()`` tells it. ``start`` and ``stop`` are called on the hub's thread."""
 
     def __init__(self, beat: Callable[[], float]) -> None:
@@ -50,10 +50,10 @@ class HubGuard:
 
     def _look(self) -> None:
         while self._going:
-            _sleep(LOOK)
+            _sleep(WATCH_INTERVAL)
             beat = self._beat()
             now = time.monotonic()
-            if now - beat > HELD:
+            if now - beat > HELD_TOO_LONG:
                 self._held(beat, now)
 
     def _held(self, beat: float, now: float) -> None:
@@ -68,12 +68,12 @@ class HubGuard:
         if self._seen is None or self._seen[0] != beat:
             self._seen = beat, f"the handler of route {block.route.name}, at\n{''.join(traceback.format_stack(top)[-3:]).rstrip()}"
         timeout, slot = block.route.timeout, block.slot
-        if timeout is not None and slot is not None and slot.limit is not None and slot.limit.late(timeout, now):
-            slot.limit.interrupt()
+        if timeout is not None and slot is not None and slot.time_limit is not None and slot.time_limit.late(timeout, now):
+            slot.time_limit.interrupt()
 
     def _tell(self) -> None:
         while True:
-            gevent.sleep(LOOK)
+            gevent.sleep(WATCH_INTERVAL)
             seen, self._seen = self._seen, None
             if seen is not None:
                 log.warning("for %.1f s nothing else had a turn, heartbeats neither: held by %s", time.monotonic() - seen[0], seen[1])

@@ -1,7 +1,7 @@
 """Dead letters read back: which are there, which have been dealt with, and dealing with them.
 
 What has been replayed or dropped is kept where progress is kept, in the commits of a group of its own, ``<group>.dead-letters``: the lowest
-letter not dealt with, and in the metadata what is dealt with beyond it (gworkers.pipeline.offset_map). A replay sends letters and commits
+letter not dealt with, and in the metadata what is dealt with beyond it (gworkers.offsets.offset_map). A replay sends letters and commits
 that progress in one transaction, so each is sent once, however often it is interrupted and run again.
 """
 
@@ -16,9 +16,9 @@ from gworkers.errors import UnavailableError
 from gworkers.expressions import text_of
 from gworkers.kafka import green, options
 from gworkers.kafka.clients import Clients
-from gworkers.pipeline import offset_map
+from gworkers.offsets import offset_map
+from gworkers.offsets.offsets import Offsets
 from gworkers.pipeline.dead_letters import OURS, SPRING
-from gworkers.pipeline.offsets import Offsets
 
 #: Letters in one transaction of a replay.
 BATCH = 200
@@ -90,7 +90,7 @@ class Letter:
         return [(name, value) for name, value in self.record.headers if not name.startswith((SPRING, OURS))]
 
 
-class Letterbox:
+class DeadLetterStore:
     """The dead letters of one topic. Blocks while it reads; ``close`` at the end."""
 
     def __init__(self, clients: Clients, group: str, topic: str) -> None:
@@ -102,7 +102,7 @@ class Letterbox:
             group_id=self._group,
             group_instance_id=None,
             partition_assignment_strategy=[options.assignor("range")],
-            **({} if clients.first_run else {"isolation_level": "read_committed"}),
+            **({} if clients.embedded else {"isolation_level": "read_committed"}),
         )
         numbers = self._consumer.partitions_for_topic(topic) if topic in self._consumer.topics() else None
         if not numbers:
@@ -173,9 +173,9 @@ class Letterbox:
     def replay(self, letters: Iterable[Letter], to: str | None, sent: Callable[[int], None]) -> int:
         """Send letters to their original topics, or to ``to``; ``sent`` hears how many after each transaction. Returns how many.
 
-        With the first-run broker, which knows no transactions, a letter may be sent again after an interruption.
+        With the embedded broker, which knows no transactions, a letter may be sent again after an interruption.
         """
-        transactional = not self._clients.first_run
+        transactional = not self._clients.embedded
         producer = self._clients.producer(**({"transactional_id": f"{self._group}.{self.topic}"} if transactional else {}))
         errors = green.module("kafka.errors")
         count = 0

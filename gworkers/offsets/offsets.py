@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from gworkers.pipeline import offset_map
-from gworkers.pipeline.offset_map import OffsetMap
+from gworkers.offsets import offset_map
+from gworkers.offsets.offset_map import OffsetMap
 
 
 class Offsets:

@@ -8,37 +8,23 @@ the same topic: each passes over what is not its own.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
-from gworkers.pipeline.job import Job, Row
+from gworkers.handlers.job import Job, Origin, Row
 
 PREFIX = "gworkers-retry-"
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a message of a retry topic came from. timestamp, sent (to the retry topic), first_failure: milliseconds since the epoch."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    sent: int
-    first_failure: int
 
 
 def row(job: Job, topic: str, group: str) -> Row:
     """The row that sends a failed job to the retry topic ``topic``. Its timestamp is now: from then on the delay counts."""
     now = int(time.time() * 1000)
-    origin = job.origin
-    partition = job.partition
+    source = job.source
     told = {
         "group": group,
         "attempts": str(job.attempt),
-        "first-failure": str(origin.first_failure if origin is not None else now),
-        "topic": origin.topic if origin is not None else partition.topic,
-        "partition": str(origin.partition if origin is not None else partition.number),
-        "offset": str(origin.offset if origin is not None else job.offset),
+        "first-failure": str(job.origin.first_failure if job.origin is not None else now),
+        "topic": source[0],
+        "partition": str(source[1]),
+        "offset": str(source[2]),
         "timestamp": str(job.timestamp),
     }
     headers = [*job.headers, *((PREFIX + name, text.encode()) for name, text in told.items())]

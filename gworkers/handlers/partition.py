@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.offsets import Offsets
+from gworkers.handlers.job import Job
+from gworkers.offsets.offsets import Offsets
 
 if TYPE_CHECKING:
+    from gworkers.handlers.routes import Route
     from gworkers.pipeline.quarantine import Suspect
-    from gworkers.pipeline.routes import Route
 
 
 class Forming:
@@ -27,8 +27,8 @@ class Forming:
 class Partition:
     """One assignment of one topic partition. A Job points to it; when ``active`` is False what becomes of the Job counts no more.
 
-    ``ready``, ``aside``, ``lanes``, ``forming`` and ``extra`` belong to the scheduler, ``offsets`` to the settling of jobs, ``committed``
-    to the committer.
+    ``ready``, ``aside``, ``lanes``, ``forming`` and ``extra`` belong to the scheduler, ``buffered`` to the ledger, ``in_flight`` to both,
+    ``offsets`` to the delivery, ``committed`` to the committer, ``paused`` to the shares.
     """
 
     __slots__ = (
@@ -40,12 +40,12 @@ class Partition:
         "delay",
         "extra",
         "forming",
-        "held",
         "in_flight",
         "label",
         "lanes",
         "number",
         "offsets",
+        "paused",
         "ready",
         "route",
         "since",
@@ -65,7 +65,7 @@ class Partition:
         self.committed: int | None = None  # offsets.changes when it was last committed
         self.buffered = 0  # bytes of its messages and results in the process
         self.started = False  # a first look at where it begins has been taken
-        self.held = False  # nothing more is read of it for now
+        self.paused = False  # nothing more is read of it for now
         self.in_flight = 0  # jobs taken by a worker or waiting for an acknowledgement or a retry
         self.ready: deque[Job] = deque()  # jobs that may run now
         self.lanes: dict[Any, deque[Job] | None] = {}  # busy lane → the jobs behind it, None while there are none
@@ -75,7 +75,7 @@ class Partition:
         self.extra: dict[Any, int] = {}  # lane → how many of a batch are out beside the one that holds the lane
         self.delay = delay  # seconds after its timestamp before a message may run
         self.waiting = 0  # jobs in ready and in lanes
-        self.label = b""  # its name as the journal writes it
+        self.label = f"{topic}/{number}".encode()  # its name as the journal writes it
         self.suspects: dict[int, Suspect] | None = None  # by offset: what ran when processes died
 
     @property

@@ -10,7 +10,7 @@
    A result that the broker refuses takes its message the way of a failed one. When another process has taken over the identity, this
    one ends.
 
-All of it runs on the hub's thread. One greenlet has the transactions (``run``); it alone waits.
+All of it runs on the hub's thread. One loop has the transactions; it alone waits.
 """
 
 from __future__ import annotations
@@ -18,97 +18,109 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import gevent
 from gevent.event import Event
 
-from gworkers.errors import FatalError, GworkersError, RestartError, SendError, UnavailableError
-from gworkers.kafka.transactional import Connection, FencedError
-from gworkers.pipeline.committer import Committer
-from gworkers.pipeline.dead_letters import one_line
-from gworkers.pipeline.job import Job
-from gworkers.pipeline.partition import Partition
+from gworkers.config.schema import Config
+from gworkers.errors import RestartError, SendError, UnavailableError, one_line
+from gworkers.events import Events
+from gworkers.handlers.job import Job
+from gworkers.handlers.partition import Partition
+from gworkers.kafka.errors import Kind, classify
+from gworkers.kafka.protocols import Group, TopicPartition, TransactionalClient
+from gworkers.kafka.transactional import FencedError
+from gworkers.loop import Fatal, Loop
+from gworkers.pipeline.committer import OffsetBuilder
+from gworkers.pipeline.delivery import Refusals, size_of
+from gworkers.pipeline.ledger import Ledger
 from gworkers.pipeline.producer import Producer
-from gworkers.pipeline.stats import Buffer, Stats
+from gworkers.pipeline.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-#: How long a revoked partition's last transaction may take, in seconds.
-LAST = 10.0
+#: How long a revoked partition's last transaction may take, and how long to wait for the group's next generation, in seconds.
+REVOKE_TIMEOUT = 10.0
+GENERATION_TIMEOUT = 10.0
 #: Seconds between two looks, where something that has no event is waited for.
-LOOK = 0.005
+LOOK_INTERVAL = 0.005
 #: Jobs that are handed to the producer before the others on the hub have a turn.
-TURN = 500
+PUT_AT_ONCE = 500
+#: Seconds between two attempts to have a new producer.
+RENEW_INTERVAL = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """Where jobs go on to; the pipeline's methods."""
-
-    free: Callable[[Job], None]  # its results are in the transaction: its lane may go on
-    unfree: Callable[[Job], None]  # they are not, after all
-    release: Callable[[Job], None]  # its transaction is committed
-    fail: Callable[[Job], object]
-    give_back: Callable[[Job], None]
-    fatal: Callable[[BaseException], None]
-
-
-class Transactions(Committer):
-    """See the head of this file. ``partitions`` is the consumer's own dictionary of what is assigned."""
+class ExactlyOnce:
+    """See the head of this file and gworkers.pipeline.delivery.Delivery. partitions: what is assigned, kept by Assignments."""
 
     def __init__(
         self,
-        client: Any,
-        partitions: dict[Any, Partition],
-        stats: Stats,
-        buffer: Buffer,
-        connection: Connection,
-        ways: Ways,
-        *,
-        interval: float,
-        max_messages: int,
-        with_map: bool,
+        client: TransactionalClient,
+        group: Group,
+        partitions: Mapping[TopicPartition, Partition],
+        config: Config,
+        scheduler: Scheduler,
+        ledger: Ledger,
+        events: Events,
+        fatal: Fatal,
     ) -> None:
-        super().__init__(client, partitions, stats, interval=interval, with_map=with_map)
-        self._connection = connection
-        self._ways = ways
-        self._most = max_messages
-        self._most_bytes = buffer.max_bytes // 2
-        self._producer: Producer  # set by attach
+        self._client = client
+        self._group = group
+        self._partitions = partitions
+        self._interval = config.transaction.interval
+        self._most = config.transaction.max_messages
+        self._most_bytes = ledger.max_bytes // 2
+        self._builder = OffsetBuilder(events, with_map=config.commit.map)
+        self._scheduler = scheduler
+        self._ledger = ledger
+        self._events = events
+        self._producer = Producer(client.producer, group.membership, self, fatal)
+        self._loop = Loop("transactions", self._run, fatal)
         self._jobs: list[Job] = []  # in the transaction, in the order they were put into it
         self._bytes = 0
         self._next: deque[Job] = deque()  # for the next one
-        self._out: set[Job] = set()  # of them, those with results that are not acknowledged
-        self._freed: set[Job] = set()  # of an aborted transaction: their lanes have gone on already
+        self._out: set[Job] = set()  # of the transaction's jobs those with results that are not acknowledged
         self._refused: set[Job] = set()
         self._broken: BaseException | None = None  # why the transaction has to be aborted
         self._open = False
+        self._finished = False  # the offsets of the transaction's jobs are noted as finished
+        self._committing = False  # its offsets have been accepted: it may be committed whatever becomes of its partitions
+        self._generation: Any = None  # of the group, for which offsets were last sent
         self._begun = 0.0
         self._urgent = 0  # how many wait for the end of a transaction
         self._due = Event()
         self._cut = Event()
         self._acknowledged = Event()
-        self._over = False  # there will be no more transactions
+        self.refusals = Refusals()
+        self.done = 0
         self.ended = 0  # transactions, one way or the other
 
-    def broke(self, error: BaseException) -> None:
-        """The producer cannot go on with this transaction."""
-        self._break(error)
+    def start(self) -> None:
+        self._producer.start()
+        self._loop.start()
 
-    def attach(self, producer: Producer) -> None:
-        self._producer = producer
+    def stop_committing(self) -> None:
+        self._loop.stop()
+
+    def stop(self, timeout: float) -> None:
+        self._producer.stop(timeout)
+
+    @property
+    def sent(self) -> int:
+        return self._producer.sent
 
     # -- jobs
 
-    def send(self, job: Job, rows: Any) -> None:
+    def send(self, job: Job) -> None:
         """The job's results go into this transaction, or into the next."""
-        job.rows = rows
+        rows = job.rows or ()
+        self._producer.check(rows)
+        self._ledger.grow(job, size_of(rows))
         self._take(job)
 
-    def done(self, job: Job) -> None:
+    def finish(self, job: Job) -> None:
         """A job without results is finished: its offset goes into this transaction, or into the next."""
         job.rows = None
         self._take(job)
@@ -131,109 +143,90 @@ class Transactions(Committer):
         else:
             self._free(job)
 
-    def acknowledged(self, job: Job) -> None:
-        """All results of a job are in the transaction."""
-        self._out.discard(job)
+    def acknowledged(self, jobs: Sequence[Job]) -> None:
+        """All results of these jobs are in the transaction."""
+        self._out.difference_update(jobs)
         if not self._out:
             self._acknowledged.set()
-        self._free(job)
-
-    def join(self, job: Job) -> None:
-        """A job whose result is that of a job of this transaction: it is in it, too."""
-        self._jobs.append(job)
-        self._bytes += job.size
-        self._free(job)
+        for job in jobs:
+            self._free(job)
 
     def _free(self, job: Job) -> None:
-        if self._freed and job in self._freed:
-            self._freed.discard(job)
-        else:
-            self._ways.free(job)
-
-    def _unfree(self, jobs: list[Job]) -> None:
-        """Before these are given back: those that were free already are so no more."""
-        for job in jobs:
-            if job in self._freed:
-                self._freed.discard(job)
-                self._ways.unfree(job)
+        """What a job has to send is in the transaction: its lane may go on. Of an aborted one it may have been free before."""
+        for follower in job.followers:  # their result is in this job's
+            self._jobs.append(follower)
+            self._bytes += follower.size
+            self._free(follower)
+        job.followers = ()
+        if not job.freed:
+            self._scheduler.finish(job)
+            self._ledger.free(job)
 
     def refused(self, job: Job) -> None:
         """The broker has refused a result of a job, or dropped it because of another one's: the transaction cannot be committed."""
         error = job.error
         assert isinstance(error, SendError)
         if error.of_message:
-            if job in self._freed:
+            if job.freed:
                 error.retriable = False  # what came after it in order has been handled
             self._refused.add(job)
         else:
             job.error = None
-        self._break(error)
+        self.broke(error)
 
-    def _break(self, why: BaseException) -> None:
+    def broke(self, error: BaseException) -> None:
+        """This transaction cannot be committed."""
         if self._broken is None:
-            self._broken = why
+            self._broken = error
         self._cut.set()
         self._acknowledged.set()
 
-    def drop(self, partition: Partition) -> list[Job]:
-        """A partition is no longer ours. Returns the jobs nothing more will come of."""
-        dropped = [job for job in self._next if job.partition is partition]
+    def drop(self, partitions: Collection[Partition], *, lost: bool = False) -> list[Job]:
+        gone = set(partitions)
+        dropped = [job for job in self._next if job.partition in gone]
         if dropped:
-            self._next = deque(job for job in self._next if job.partition is not partition)
-            self._unfree(dropped)
-        if any(job.partition is partition for job in self._jobs) and not self._committing:
-            self._break(SendError("a partition was lost before its results were committed"))
+            self._next = deque(job for job in self._next if job.partition not in gone)
+        if any(job.partition in gone for job in self._jobs) and not self._committing:
+            self.broke(SendError("a partition was lost before its results were committed"))
+        if lost:
+            self._producer.discard_unsent(SendError("the partition was lost before its result was sent"))
         return dropped
 
     @property
     def uncommitted(self) -> int:
-        """Jobs whose handlers have ended and whose transaction is not committed, and may be yet."""
-        return len(self._jobs) + len(self._next) if not self._over else 0
+        waiting = sum(job.freed for jobs in (self._jobs, self._next) for job in jobs)
+        return waiting + len(self.refusals) if not self._loop.dead else 0
 
-    # -- the committer's verbs
+    # -- committing
 
-    def run(self) -> None:
-        """One transaction after the other, for ever: a greenlet of its own."""
+    def _run(self) -> None:
         while True:
-            try:
-                self._one()
-            except gevent.GreenletExit:
-                raise
-            except GworkersError as error:
-                self._over = True
-                self._ways.fatal(error)
-                return
-            except Exception as error:
-                log.debug("where it failed", exc_info=True)
-                self._over = True
-                self._ways.fatal(FatalError(f"a transaction failed in an unexpected way: {one_line(error)}"))
-                return
+            self._one()
 
     def commit(self, timeout: float) -> bool:
-        """Have all that is finished committed. Blocks; True when it is."""
         deadline = time.monotonic() + timeout
         self._urgent += 1
         try:
-            while not self._over and self._behind(self._partitions.values()) and time.monotonic() < deadline:
+            while not self._loop.dead and self._behind(self._partitions.values()) and time.monotonic() < deadline:
                 self._hurry()
-                gevent.sleep(LOOK)
+                gevent.sleep(LOOK_INTERVAL)
         finally:
             self._urgent -= 1
         return not self._behind(self._partitions.values())
 
     async def commit_revoked(self, partitions: Iterable[Partition]) -> Exception | None:
         partitions = list(partitions)
-        deadline = time.monotonic() + LAST
+        deadline = time.monotonic() + REVOKE_TIMEOUT
         self._urgent += 1
         try:
             seen = -1
-            while not self._over and time.monotonic() < deadline:
+            while not self._loop.dead and time.monotonic() < deadline:
                 if seen != self.ended:
                     seen = self.ended
                     if not self._behind(partitions):
                         return None
                 self._hurry()
-                await self._client._net.sleep(LOOK)
+                await self._group.sleep(LOOK_INTERVAL)
         finally:
             self._urgent -= 1
         return TimeoutError("their last transaction did not end in time") if self._behind(partitions) else None
@@ -247,17 +240,15 @@ class Transactions(Committer):
         wanted = set(partitions)
         if any(job.partition in wanted for jobs in (self._jobs, self._next) for job in jobs):
             return True
-        return any(p.active and p.offsets.position is not None and p.committed != p.offsets.changes for p in wanted)
+        return any(map(self._builder.moved, wanted))
 
     # -- one transaction
-
-    _committing = False  # its offsets have been accepted: it may be committed whatever becomes of its partitions
 
     def _one(self) -> None:
         self._due.wait(self._interval)
         self._due.clear()
         ready = [job for job in self._next if not job.rows or self._producer.knows(job.rows)]
-        if not ready and not any(self._moved(partition) for partition in self._partitions.values()):
+        if not ready and not any(map(self._builder.moved, self._partitions.values())):
             if self._next:  # for topics that are not there yet
                 gevent.sleep(self._interval)
             return
@@ -268,24 +259,19 @@ class Transactions(Committer):
             self._abort(error)
         self.ended += 1
 
-    @staticmethod
-    def _moved(partition: Partition) -> bool:
-        return partition.active and partition.committed != partition.offsets.changes and partition.offsets.position is not None
-
     def _begin(self, ready: list[Job]) -> None:
         self._broken, self._committing = None, False
         self._cut.clear()
         self._begun = time.monotonic()
-        self._connection.client.begin_transaction()
+        self._client.begin()
         taken = set(ready)
         self._next = deque(job for job in self._next if job not in taken)
         for index, job in enumerate(ready):
             if not job.partition.active:
-                self._unfree([job])
-                self._ways.give_back(job)
+                self._ledger.give_back((job,))
                 continue
             self._put(job)
-            if index % TURN == TURN - 1:
+            if index % PUT_AT_ONCE == PUT_AT_ONCE - 1:
                 gevent.sleep(0)
         self._open = True
         if not self._urgent:
@@ -304,18 +290,17 @@ class Transactions(Committer):
             if job.partition.active:
                 job.partition.offsets.finish(job.offset)
         self._finished = True
-        made = self.make(self._partitions.values())
-        client = self._connection.client
-        if made[0]:
-            self._metadata = self._client.group_metadata()
-            client.send_offsets_to_transaction(made[0], self._metadata)
+        progress = self._builder.build(self._partitions.values())
+        if progress.offsets:
+            self._generation = self._group.generation()
+            self._client.send_offsets(progress.offsets, self._generation)
             if self._broken is not None:  # the offsets have been accepted for what is ours, and something is not any more
                 raise self._broken
         self._committing = True
         offsets = time.monotonic()
-        client.commit_transaction()
+        self._client.commit()
         self._committing = self._finished = False
-        self.succeeded(made)
+        self._builder.succeeded(progress)
         log.debug(
             "a transaction of %d messages: open %.0f ms, acknowledged after %.0f ms, offsets %.0f ms, commit %.0f ms",
             len(self._jobs),
@@ -325,11 +310,11 @@ class Transactions(Committer):
             1000 * (time.monotonic() - offsets),
         )
         jobs, self._jobs, self._bytes = self._jobs, [], 0
+        self.done += len(jobs)
         for job in jobs:
-            self._ways.release(job)
-
-    _metadata: Any = None  # of the group, with which offsets were last sent
-    _finished = False  # the offsets of the transaction's jobs are noted as finished
+            if job.dead:
+                self._events.dead_lettered.send(job)
+        self._ledger.release(jobs)
 
     # -- when it fails
 
@@ -337,25 +322,22 @@ class Transactions(Committer):
         self._open = False
         age = time.monotonic() - self._begun
         if self._committing:
-            if type(error).__name__ == "ProducerFencedError" and age < self._connection.timeout:
-                raise self._connection.fenced() from error
+            if classify(error) is Kind.PRODUCER_FENCED and age < self._client.timeout:
+                raise self._client.fenced() from error
             raise RestartError(
                 f"whether a transaction has been committed cannot be told ({one_line(error)}); the process ends, the next one asks Kafka"
             )
         log.info("a transaction of %d messages is aborted, and their results are sent again: %s", len(self._jobs), one_line(error))
-        self._stats.aborted += 1
+        self._events.aborted.send(len(self._jobs))
         self._producer.forget()
         jobs, self._jobs, self._bytes = self._jobs, [], 0
-        out, self._out = self._out, set()
+        self._out.clear()
         undo: dict[Partition, list[int]] = {}
         again: list[Job] = []
         failed: list[Job] = []
         for job in jobs:
-            if job not in out:
-                self._freed.add(job)
             if not job.partition.active:
-                self._unfree([job])
-                self._ways.give_back(job)
+                self._ledger.give_back((job,))
                 continue
             undo.setdefault(job.partition, []).append(job.offset)
             (failed if job in self._refused else again).append(job)
@@ -366,25 +348,25 @@ class Transactions(Committer):
         self._refused.clear()
         again.extend(self._next)
         self._next = deque(again)
-        self.failed(error)
-        self._reconnect(age)
-        if type(error).__name__ == "CommitFailedError":
+        self._builder.failed(error)
+        self._renew(age)
+        if classify(error) is Kind.GENERATION_OVER:
             self._await_generation()
         for job in failed:
-            self._ways.fail(job)
+            self.refusals.put(job)
         self._due.set()
 
     def _await_generation(self) -> None:
         """The group has gone on to another generation: until this member knows of it, no transaction can be committed."""
-        deadline = time.monotonic() + LAST
-        while self._client.group_metadata() == self._metadata and time.monotonic() < deadline:
-            gevent.sleep(LOOK)
+        deadline = time.monotonic() + GENERATION_TIMEOUT
+        while self._group.generation() == self._generation and time.monotonic() < deadline:
+            gevent.sleep(LOOK_INTERVAL)
 
-    def _reconnect(self, age: float) -> None:
+    def _renew(self, age: float) -> None:
         """A new producer with the old one's identity. It waits for Kafka as long as it takes."""
         while True:
             try:
-                self._producer.use(self._connection.renew(age))
+                self._producer.use(self._client.renew(age))
                 return
             except FencedError:
                 raise
@@ -392,4 +374,4 @@ class Transactions(Committer):
                 if not error.passing:
                     raise
                 log.warning("%s; results wait", error)
-                gevent.sleep(1.0)
+                gevent.sleep(RENEW_INTERVAL)

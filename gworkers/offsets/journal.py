@@ -1,7 +1,7 @@
 """What is running now, in a file that outlives the process: who kills it can be told afterwards.
 
 ``<state_dir>/<group>/running.N`` is mapped into memory, one file a process, held by a lock for as long as the process lives. It has a head
-and a fixed record for each thread or greenlet that runs handlers: the offset, -1 while nothing runs, the last offset of a batch, and
+and a fixed entry for each thread or greenlet that runs handlers: the offset, -1 while nothing runs, the last offset of a batch, and
 the topic and partition. Beginning a message is one store into it and no system call; the kernel keeps the page when the process dies.
 
 At the start the files of processes that died are read: what ran in them is suspected (gworkers.pipeline.quarantine).
@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from gworkers.pipeline.partition import Partition
-
 MAGIC = b"gwjournl"
 VERSION = 1
-#: Bytes of a record, and of the head: offset and last as 64-bit integers, then ``topic/partition``, padded with zeros.
-RECORD = 288
-LABEL = RECORD - 16
-WORDS = RECORD // 8
+#: Bytes of an entry, and of the head: offset and last as 64-bit integers, then ``topic/partition``, padded with zeros.
+ENTRY = 288
+LABEL = ENTRY - 16
+WORDS = ENTRY // 8
 #: The head: magic, version, whether a process runs (or died running), its pid.
 HEAD = struct.Struct("=8sqqq")
 RUNNING = 2  # the head's word for it, as an index
@@ -42,8 +40,8 @@ class JournalError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """What one record said when its process died: the messages from ``first`` to ``last`` of one partition."""
+class RunningSpan:
+    """What one entry said when its process died: the messages from ``first`` to ``last`` of one partition ran."""
 
     topic: str
     partition: int
@@ -51,23 +49,23 @@ class Ran:
     last: int
 
 
-class Records(Protocol):
+class Journaling(Protocol):
     """Where an executor notes what it runs. ``offsets[at]`` is set to the offset of each message as it begins, and to -1 after the last;
     ``offsets[at + 1]`` to the last offset of a batch, before."""
 
     offsets: Any
 
     def claim(self) -> int:
-        """A record for one thread or greenlet."""
+        """An entry for one thread or greenlet."""
 
     def release(self, at: int) -> None: ...
 
-    def enter(self, at: int, partition: Partition) -> None:
-        """What follows in this record is of ``partition``."""
+    def enter(self, at: int, label: bytes) -> None:
+        """What follows in this entry is of the partition with this label, ``topic/number``."""
 
 
-class Nothing:
-    """The Records of a process without a journal: the same steps, and nothing is kept."""
+class NoJournal:
+    """Stands in for the journal of a process without a state directory: the same steps, and nothing is kept."""
 
     def __init__(self) -> None:
         self.offsets = [-1, -1]
@@ -78,16 +76,16 @@ class Nothing:
     def release(self, at: int) -> None:
         pass
 
-    def enter(self, at: int, partition: Partition) -> None:
+    def enter(self, at: int, label: bytes) -> None:
         pass
 
 
 class Journal:
     """This process's own file. Raises JournalError when the folder or the file cannot be had."""
 
-    def __init__(self, folder: Path, records: int) -> None:
+    def __init__(self, folder: Path, entries: int) -> None:
         self._file, self.path = _own(folder)
-        size = RECORD * (records + 2)
+        size = ENTRY * (entries + 2)
         try:
             os.ftruncate(self._file, 0)
             os.posix_fallocate(self._file, 0, size)  # a full disk is told now, not by SIGBUS in the middle of a message
@@ -95,10 +93,10 @@ class Journal:
             raise JournalError(f"{self.path} cannot be made {size} bytes large: {os.strerror(error.errno or 0)}") from None
         self._bytes = memoryview(mmap.mmap(self._file, size))
         self.offsets = self._bytes.cast("q")
-        for index in range(records + 1):
+        for index in range(entries + 1):
             self.offsets[(index + 1) * WORDS] = -1
-        self._free = [(index + 1) * WORDS for index in range(records)]
-        self._spare = (records + 1) * WORDS  # for whoever finds none free: it never names a partition, so it says nothing
+        self._free = [(index + 1) * WORDS for index in range(entries)]
+        self._spare = (entries + 1) * WORDS  # for whoever finds none free: it never names a partition, so it says nothing
         HEAD.pack_into(self._bytes, 0, MAGIC, VERSION, 1, os.getpid())
 
     def claim(self) -> int:
@@ -108,19 +106,13 @@ class Journal:
         if at != self._spare:
             self._free.append(at)
 
-    def enter(self, at: int, partition: Partition) -> None:
+    def enter(self, at: int, label: bytes) -> None:
         if at != self._spare:
-            label = partition.label or _label(partition)
-            self._bytes[at * 8 + 16 : at * 8 + RECORD] = label
+            self._bytes[at * 8 + 16 : at * 8 + ENTRY] = label.ljust(LABEL, b"\0")
 
     def close(self) -> None:
         """The process ends as it should: what still runs is not to be blamed for it."""
         self.offsets[RUNNING] = 0
-
-
-def _label(partition: Partition) -> bytes:
-    label = partition.label = f"{partition.topic}/{partition.number}".encode().ljust(LABEL, b"\0")
-    return label
 
 
 def folder_of(state_dir: Path, group: str) -> Path:
@@ -136,7 +128,7 @@ def folder_of(state_dir: Path, group: str) -> Path:
     return folder
 
 
-def left_behind(folder: Path, own: Path | None = None) -> Iterator[list[Ran]]:
+def left_behind(folder: Path, own: Path | None = None) -> Iterator[list[RunningSpan]]:
     """For each process that died: what ran in it. Each is told once, so that what is told has to be kept before the next is asked for.
 
     Called before a Journal is made, which may use one of these files anew. Raises JournalError for a file that is no journal.
@@ -155,7 +147,7 @@ def left_behind(folder: Path, own: Path | None = None) -> Iterator[list[Ran]]:
             file.write(HEAD.pack(MAGIC, VERSION, 0, 0))
 
 
-def _ran(path: Path, data: bytes) -> list[Ran]:
+def _ran(path: Path, data: bytes) -> list[RunningSpan]:
     magic, version, running, _ = HEAD.unpack_from(data) if len(data) >= HEAD.size else (b"", 0, 0, 0)
     if magic != MAGIC:
         raise JournalError(f"{path} is no journal of gworkers, or it is damaged; what it said is lost, move it away")
@@ -164,11 +156,11 @@ def _ran(path: Path, data: bytes) -> list[Ran]:
     if not running:
         return []
     found = []
-    for start in range(RECORD, len(data) - RECORD + 1, RECORD):
+    for start in range(ENTRY, len(data) - ENTRY + 1, ENTRY):
         offset, last = struct.unpack_from("=qq", data, start)
-        topic, _, number = data[start + 16 : start + RECORD].rstrip(b"\0").decode("utf-8", "replace").rpartition("/")
+        topic, _, number = data[start + 16 : start + ENTRY].rstrip(b"\0").decode("utf-8", "replace").rpartition("/")
         if offset >= 0 and topic and number.isdecimal():
-            found.append(Ran(topic, int(number), offset, min(max(offset, last), offset + MOST_OF_A_BATCH - 1)))
+            found.append(RunningSpan(topic, int(number), offset, min(max(offset, last), offset + MOST_OF_A_BATCH - 1)))
     return found
 
 

@@ -25,16 +25,16 @@ import gevent.monkey
 from gworkers.message import HandlerTimeout
 
 #: How long a handler may go on after its limit, to clean up, before its thread is given up, in seconds.
-GRACE = 5.0
+INTERRUPT_GRACE = 5.0
 
 _ident = gevent.monkey.get_original("_thread", "get_ident")
 _sleep = gevent.monkey.get_original("time", "sleep")
 _set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_exception.argtypes = (ctypes.c_ulong, ctypes.py_object)
-_NOTHING = ctypes.py_object()  # a null pointer
+_NO_EXCEPTION = ctypes.py_object()  # a null pointer
 
 
-class Limit:
+class TimeLimit:
     """The time limit of what one thread or greenlet runs now. ``begin`` and ``end`` are called there, the rest by the hub."""
 
     __slots__ = ("_began", "_owner", "_sent", "ident")
@@ -62,7 +62,7 @@ class Limit:
                 if not self._sent:
                     _sleep(0)
                     continue
-                _set_exception(self.ident, _NOTHING)  # what has not been raised yet is not raised any more
+                _set_exception(self.ident, _NO_EXCEPTION)  # what has not been raised yet is not raised any more
                 self._sent = False
             except HandlerTimeout:
                 continue

@@ -6,34 +6,43 @@ it leaves rows or an error in the job. It runs where handlers run, so that decod
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
 
+from gworkers.codecs import Decoder, Encode, describe
 from gworkers.config import schema
 from gworkers.config.units import format_duration
 from gworkers.errors import DecodeError, EncodeError, ExpiredError, PassedOverError
 from gworkers.expressions import Expression, text_of
+from gworkers.handlers.batches import HandleBatch, compile_batch
+from gworkers.handlers.job import Job, Row
 from gworkers.message import INHERIT, Message, Record
-from gworkers.pipeline.batches import HandleBatch, compile_batch
-from gworkers.pipeline.job import Job, Row
-
-Decode = Callable[[bytes], Any]
-Encode = Callable[[Any], "bytes | None"]
 
 #: How much work a hop takes along, in seconds, and how many messages at the most. Longer handlers go one at a time.
-HOP = 0.002
+HOP_TIME = 0.002
 HOP_MESSAGES = 64
+
+#: Exception classes.
+Errors = Sequence[type[BaseException]]
 
 
 class Route:
     """A route, ready to run. ``block_size`` follows the measured time of its handler."""
 
-    def __init__(self, name: str, config: schema.Route, handle: Callable[[Job], None], handle_batch: HandleBatch | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: schema.Route,
+        handle: Callable[[Job], None],
+        handle_batch: HandleBatch | None = None,
+        *,
+        only: Errors = (),
+        never: Errors = (),
+    ) -> None:
         self.name = name
         self.config = config
         self.handle = handle
@@ -46,8 +55,8 @@ class Route:
         self.retry_topics = retry_topics(config)
         self.block_size = 1
         self.handler_time = 0.0  # seconds a message, smoothed
-        self.never: tuple[type[BaseException], ...] = ()
-        self.only: tuple[type[BaseException], ...] = ()
+        self.only = tuple(only)  # errors that are worth another attempt, all of them when it is empty
+        self.never = tuple(never)  # errors that no further attempt can help
 
     def consumes(self, topic: str) -> bool:
         """Whether messages of ``topic`` take this route."""
@@ -66,9 +75,11 @@ class Route:
 
     def measured(self, busy: float, count: int) -> None:
         """Note that ``count`` messages took ``busy`` seconds, and choose how many the next hop takes along."""
+        if not count:  # all of the block was taken back before it began
+            return
         each = busy / count
         self.handler_time = time = each if not self.handler_time else self.handler_time + 0.2 * (each - self.handler_time)
-        self.block_size = HOP_MESSAGES if time * HOP_MESSAGES <= HOP else max(1, int(HOP / time))
+        self.block_size = HOP_MESSAGES if time * HOP_MESSAGES <= HOP_TIME else max(1, int(HOP_TIME / time))
 
 
 #: Between a topic's name and the delay of one of its retry topics.
@@ -93,12 +104,21 @@ _LANES: dict[str, Callable[[Job], Any] | None] = {
 }
 
 
-def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any], decode: Decode, encode: Encode) -> Route:
+def compile_route(
+    name: str,
+    config: schema.Route,
+    handler: Callable[[Any], Any],
+    decoder: Decoder,
+    encode: Encode,
+    *,
+    only: Errors = (),
+    never: Errors = (),
+) -> Route:
     """The Route for a configuration whose names have been resolved."""
-    output = config.output
     as_message = config.pass_ == "message"
     timeout = config.timeout
-    plain = _plain(output, encode)
+    rows_of = _rows_of(config.output, encode)
+    decode, wants = decoder.function, decoder.wants
 
     check = _checks(config)
     when = Expression(config.when, schema.WHEN_NAMES) if config.when is not None else None
@@ -111,15 +131,13 @@ def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any]
             check(job)
         if value is not None:
             try:
-                value = decode(value)
+                value = decode(value) if not wants else decode(value, **_context(job, wants))
             except Exception as error:
                 raise DecodeError(f"the value is no {config.decode}: {error}") from error
         if when is not None and when_value:
             _pass_over_unless(when, job, value)
         if as_message:
-            topic, number, offset = job.partition.topic, job.partition.number, job.offset
-            if job.origin is not None:
-                topic, number, offset = job.origin.topic, job.origin.partition, job.origin.offset
+            topic, number, offset = job.source
             deadline = time.monotonic() + timeout if timeout is not None else None
             headers = tuple(job.headers)
             value = Message(topic, number, offset, job.key, value, headers, job.timestamp, job.attempt, deadline)
@@ -128,15 +146,21 @@ def compile_route(name: str, config: schema.Route, handler: Callable[[Any], Any]
     def handle(job: Job) -> None:
         try:
             result = handler(value_of(job))
-            job.rows = plain(job, result) if result is not None else None
+            job.rows = rows_of(job, result) if result is not None else None
             job.error = None
         except gevent.GreenletExit:
             raise
         except BaseException as error:  # SystemExit and the like fail the message, not the process
             job.error = _presentable(error)
 
-    batches = compile_batch(handler, value_of, plain, _presentable) if config.batch is not None else None
-    return Route(name, config, handle, batches)
+    batches = compile_batch(handler, value_of, rows_of, _presentable) if config.batch is not None else None
+    return Route(name, config, handle, batches, only=only, never=never)
+
+
+def _context(job: Job, wants: Sequence[str]) -> dict[str, Any]:
+    """What a decoder asks for beside the value."""
+    found = {"topic": job.source[0], "headers": job.headers}
+    return {name: found[name] for name in wants}
 
 
 def _presentable(error: BaseException) -> BaseException:
@@ -187,14 +211,14 @@ def _pass_over_unless(when: Expression, job: Job, value: Any) -> None:
         raise PassedOverError
 
 
-def _plain(output: str | None, encode: Encode) -> Callable[[Job, Any], list[Row] | None]:
+def _rows_of(output: str | None, encode: Encode) -> Callable[[Job, Any], list[Row] | None]:
     """What turns a handler's result into rows."""
 
     def value_of(result: Any) -> bytes | None:
         try:
             value = encode(result)
         except Exception as error:
-            raise EncodeError(f"the handler returned {_describe(result)}, which cannot be encoded: {error}") from error
+            raise EncodeError(f"the handler returned {describe(result)}, which cannot be encoded: {error}") from error
         return value
 
     def record_row(job: Job, record: Record) -> Row:
@@ -219,48 +243,3 @@ def _plain(output: str | None, encode: Encode) -> Callable[[Job, Any], list[Row]
         return [(output, None, job.key, value_of(result), job.headers, job.timestamp)]
 
     return rows
-
-
-def _describe(value: Any) -> str:
-    return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
-
-
-def _identity(value: bytes) -> bytes:
-    return value
-
-
-def _encode_bytes(value: Any) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, (bytearray, memoryview)):
-        return bytes(value)
-    raise TypeError("bytes are wanted; set encode: text or json, or return bytes")
-
-
-def _encode_text(value: Any) -> bytes:
-    if not isinstance(value, str):
-        raise TypeError("text is wanted; set encode: json, or return a str")
-    return value.encode()
-
-
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-def _encode_json(value: Any) -> bytes:
-    return _to_json(value).encode()
-
-
-def custom_encode(function: Callable[[Any], Any]) -> Encode:
-    """An encoder of the application's own, held to what it must return."""
-
-    def encode(value: Any) -> bytes | None:
-        encoded = function(value)
-        if encoded is not None and not isinstance(encoded, bytes):
-            raise TypeError(f"the encoder returned {_describe(encoded)}, not bytes")
-        return encoded
-
-    return encode
-
-
-DECODERS: dict[str, Decode] = {"bytes": _identity, "text": bytes.decode, "json": json.loads}
-ENCODERS: dict[str, Encode] = {"bytes": _encode_bytes, "text": _encode_text, "json": _encode_json}

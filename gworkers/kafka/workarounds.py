@@ -1,4 +1,7 @@
-"""What kafka-python does wrongly, mended on our side: each with the versions that need it and the test that shows it."""
+"""What kafka-python does wrongly, worked around on our side: each with the test that shows it.
+
+This file knows the inside of kafka-python; gworkers/kafka/versions.py says of which versions.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 from typing import Any
 
 from gworkers.kafka import green
+from gworkers.kafka.errors import Kind, classify
 
 
 def survive_refusals(producer: Any) -> None:
@@ -65,10 +69,9 @@ def blame_only_the_refused(producer: Any) -> None:
     """
     accumulator = producer._accumulator
     abort = accumulator.abort_undrained_batches
-    names = ("MessageSizeTooLargeError", "RecordListTooLargeError", "InvalidRecordError")
 
     def abort_undrained_batches(error: Any) -> None:
-        if type(error).__name__ in names:
+        if classify(error) is Kind.RECORD_REFUSED:
             error = green.module("kafka.errors").TransactionAbortedError()
         abort(error)
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gworkers.codecs import CODECS, Decoder, Encode, custom_encoder
 from gworkers.config.load import Loaded
 from gworkers.config.yaml import KeyPath, dotted
 from gworkers.errors import ConfigError, Problem
-from gworkers.pipeline import routes
-from gworkers.pipeline.routes import Route, compile_route
+from gworkers.handlers.routes import Route, compile_route
 
 
 class _ImportProblem(Exception):
@@ -97,6 +97,14 @@ def _handler(path: str) -> Callable[[Any], Any]:
     return handler
 
 
+def _decoder(name: str) -> Decoder:
+    return CODECS[name].decode if name in CODECS else Decoder.of(_callable(name))
+
+
+def _encoder(name: str) -> Encode:
+    return CODECS[name].encode if name in CODECS else custom_encoder(_callable(name))
+
+
 def _exception(path: str) -> type[BaseException]:
     value = resolve(path)
     if not (inspect.isclass(value) and issubclass(value, BaseException)):
@@ -120,16 +128,12 @@ def load_routes(loaded: Loaded) -> list[Route]:
     found: list[Route] = []
     for name, config in loaded.config.routes.items():
         handler = find(_handler, config.handler, "routes", name, "handler")
-        decode = routes.DECODERS.get(config.decode) or find(_callable, config.decode, "routes", name, "decode")
-        encode = routes.ENCODERS.get(config.encode)
-        if encode is None and (function := find(_callable, config.encode, "routes", name, "encode")) is not None:
-            encode = routes.custom_encode(function)
+        decoder = find(_decoder, config.decode, "routes", name, "decode")
+        encode = find(_encoder, config.encode, "routes", name, "encode")
         only = [find(_exception, path, "routes", name, "retry", "only", i) for i, path in enumerate(config.retry.only)]
         never = [find(_exception, path, "routes", name, "retry", "never", i) for i, path in enumerate(config.retry.never)]
-        if handler is not None and decode is not None and encode is not None and not problems:
-            route = compile_route(name, config, handler, decode, encode)
-            route.only, route.never = tuple(only), tuple(never)
-            found.append(route)
+        if not problems:
+            found.append(compile_route(name, config, handler, decoder, encode, only=only, never=never))
     if loaded.config.app.setup is not None:
         find(_callable, loaded.config.app.setup, "app", "setup")
     if problems:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gworkers.message import Headers
 
 if TYPE_CHECKING:
-    from gworkers.pipeline.durable import Origin
-    from gworkers.pipeline.partition import Partition
+    from gworkers.handlers.partition import Partition
 
 #: One message to send: topic, partition (None: by key), key, value, headers, timestamp in ms (None: now).
 Row = tuple[str, "int | None", "bytes | None", "bytes | None", Headers, "int | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a message of a retry topic came from. timestamp, sent (to the retry topic), first_failure: milliseconds since the epoch."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    sent: int
+    first_failure: int
 
 
 class Job:
@@ -25,6 +38,8 @@ class Job:
         "attempt",
         "dead",
         "error",
+        "followers",
+        "freed",
         "headers",
         "key",
         "lane",
@@ -65,6 +80,16 @@ class Job:
         self.unacknowledged = 0  # rows handed to the producer and not yet acknowledged
         self.origin: Origin | None = None  # where it came from, when it was read from a retry topic
         self.dead = False  # its rows are its dead letter
+        self.freed = False  # its lane and its count in the ledger are free, its bytes and its offset wait for a commit
+        self.followers: Sequence[Job] = ()  # jobs of its batch whose result is in its rows: they are done when it is
+
+    @property
+    def source(self) -> tuple[str, int, int]:
+        """Topic, partition and offset at which the message first was read: its origin's, if it came from a retry topic."""
+        origin = self.origin
+        if origin is not None:
+            return origin.topic, origin.partition, origin.offset
+        return self.partition.topic, self.partition.number, self.offset
 
     def again(self) -> Job:
         """This message anew, for when somebody who does not come back still holds this object."""

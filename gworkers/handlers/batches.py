@@ -14,9 +14,9 @@ import gevent
 
 from gworkers.config import schema
 from gworkers.errors import BatchResultError
+from gworkers.handlers.job import Job, Row
 from gworkers.message import BatchError, Record
-from gworkers.pipeline.job import Job, Row
-from gworkers.pipeline.journal import MOST_OF_A_BATCH
+from gworkers.offsets.journal import MOST_OF_A_BATCH
 
 #: Has a batch handled; returns the jobs that failed as a whole: the handler raised, and did not say whose fault it was.
 HandleBatch = Callable[[list[Job]], list[Job]]
@@ -56,14 +56,6 @@ def alone(job: Job, attempts: int) -> bool:
     return 1 < job.attempt >= attempts
 
 
-class Shared(list[Row]):
-    """The rows of one result for several jobs. The last of them has these rows, the ``followers`` are done when it is."""
-
-    def __init__(self, rows: Iterable[Row], followers: list[Job]) -> None:
-        super().__init__(rows)
-        self.followers = followers
-
-
 def compile_batch(
     handler: Callable[[list[Any]], Any],
     value_of: Callable[[Job], Any],
@@ -101,13 +93,15 @@ def compile_batch(
             elif result is None:
                 each(handed, [None] * len(handed))
             else:
-                handed[-1].rows = Shared(rows_of(common(handed), result) or (), handed[:-1])
-                for job in handed[:-1]:
+                last = handed[-1]
+                last.rows = rows_of(common(handed), result) or []
+                last.followers = handed[:-1]
+                for job in last.followers:
                     job.rows = []
         except BaseException as error:
             error = presentable(error)
             for job in handed:
-                job.rows, job.error = None, error
+                job.rows, job.error, job.followers = None, error, ()
         return []
 
     def spread(handed: list[Job], failed: BatchError) -> list[Job]:

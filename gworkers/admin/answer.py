@@ -1,0 +1,27 @@
+"""What a page of the admin address answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """status: as HTTP's first line has it; kind: the media type of ``body``."""
+
+    status: str
+    kind: str
+    body: str
+
+    @classmethod
+    def of(cls, good: bool, facts: dict[str, Any]) -> Answer:
+        """JSON with ``ok``, and 503 when something is not well."""
+        body = json.dumps({"ok": good, **facts}) + "\n"
+        return cls("200 OK" if good else "503 Service Unavailable", "application/json", body)
+
+    @classmethod
+    def not_found(cls, pages: Iterable[str]) -> Answer:
+        return cls("404 Not Found", "text/plain", f"there are {', '.join(pages)}\n")

@@ -1,0 +1,178 @@
+"""Where handlers run: in native threads, or in the worker's own greenlet.
+
+Both executors have one verb for workers, ``run(block)``: it blocks the calling greenlet until no job of the block is left
+to run. Each job has then ``rows`` or ``error`` set and stands in ``block.done``, unless it was reclaimed in time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from queue import SimpleQueue
+from typing import Protocol
+
+import gevent
+import gevent.hub
+from gevent.threadpool import ThreadPool
+
+from gworkers.handlers.block import Block, watch_forks
+from gworkers.handlers.slot import claim_greenlet, claim_thread, release_greenlet, release_thread
+from gworkers.handlers.time_limits import TimeLimit
+from gworkers.message import HandlerTimeout
+from gworkers.offsets.journal import Journaling
+
+#: How long one greenlet or callback may keep the hub before it lets the others have a turn, seconds.
+HUB_TURN = 0.003
+
+#: While blocks finish one after the other the hub looks for them this often, in seconds.
+TICK = 0.001
+
+
+class Executor(Protocol):
+    stuck: set[Block]  # whose threads or greenlets have been given up and have not ended
+    replaces_workers: bool  # handlers run in the workers' own greenlets, so a stuck one takes a worker with it
+
+    def start(self) -> None: ...
+
+    def run(self, block: Block) -> None: ...
+
+    def interrupt(self, block: Block, limit: TimeLimit) -> None:
+        """Have HandlerTimeout raised in the handler that runs."""
+
+    def replace(self, block: Block) -> bool:
+        """``block`` has been given up. True when its thread has been replaced and its worker goes on, False
+        when the worker is stuck."""
+
+    def stop(self) -> None: ...
+
+
+class ThreadExecutor:
+    """Handlers in the native threads of gevent's threadpool.
+
+    ThreadPool.apply costs 120 to 200 µs a message. Here each thread runs one task for as long as the process lives:
+
+    1. ``run`` puts the block on a native queue and leaves the hub to others;
+    2. a thread takes it, runs its jobs and puts it on a deque;
+    3. the first block on the deque wakes the hub, further ones find it awake already;
+    4. the hub's callback switches straight to the greenlets that wait for the blocks.
+    """
+
+    replaces_workers = False
+
+    def __init__(self, threads: int, journal: Journaling) -> None:
+        self._threads = threads
+        self._journal = journal
+        self._pool = ThreadPool(threads)
+        self._inbox: SimpleQueue[Block | None] = SimpleQueue()
+        self._finished: deque[Block] = deque()
+        self._signalled = False
+        hub = gevent.hub.get_hub()
+        self._hub = hub
+        self._wake = hub.loop.async_()
+        self._tick = hub.loop.timer(TICK, TICK)
+        self._ticking = False
+        self.stuck: set[Block] = set()
+
+    def start(self) -> None:
+        watch_forks()
+        self._wake.start(self._collect)
+        for _ in range(self._threads):
+            self._pool.spawn(self._serve)
+
+    def run(self, block: Block) -> None:
+        block.waiter = gevent.getcurrent()
+        self._inbox.put(block)
+        self._hub.switch()
+
+    def interrupt(self, block: Block, limit: TimeLimit) -> None:
+        limit.interrupt()
+
+    def replace(self, block: Block) -> bool:
+        self.stuck.add(block)
+        self._pool.maxsize = max(self._pool.maxsize, self._threads + len(self.stuck))
+        self._pool.spawn(self._serve)
+        self._hub.loop.run_callback(block.waiter.switch)
+        return True
+
+    def stop(self) -> None:
+        """Let threads that have nothing to run end; a handler that still runs keeps its thread."""
+        for _ in range(self._threads):
+            self._inbox.put(None)
+        for watcher in (self._wake, self._tick):
+            watcher.stop()
+            watcher.close()
+
+    def _serve(self) -> None:
+        slot = claim_thread(self._journal)
+        get, finished = self._inbox.get, self._finished.append
+        while (block := get()) is not None:
+            block.run(slot)
+            if block.given_up:  # another thread has taken this one's place
+                self.stuck.discard(block)
+                break
+            finished(block)
+            if not self._signalled:
+                self._signalled = True
+                self._wake.send()
+        release_thread()
+
+    def _collect(self) -> None:
+        """Called once when a block finishes after a pause, then each TICK until a tick finds nothing."""
+        finished = self._finished
+        if not self._ticking:
+            self._ticking = True
+            self._tick.start(self._collect)
+        elif not finished:
+            self._ticking = False
+            self._tick.stop()
+            self._signalled = False  # before the look below: a block that comes after it signals again
+        turn_ends = time.perf_counter() + HUB_TURN
+        while finished:
+            finished.popleft().waiter.switch()
+            if time.perf_counter() > turn_ends:
+                return  # the next tick goes on
+
+
+class GreenletExecutor:
+    """Handlers in the worker's greenlet itself, in a process that gevent has patched: waiting yields to the others."""
+
+    replaces_workers = True
+
+    def __init__(self, journal: Journaling) -> None:
+        self._journal = journal
+        self._last_turn = time.perf_counter()
+        self.stuck: set[Block] = set()
+
+    def start(self) -> None:
+        watch_forks()
+
+    def run(self, block: Block) -> None:
+        slot = claim_greenlet(self._journal)
+        block.waiter = gevent.getcurrent()
+        try:
+            block.run(slot)
+        finally:
+            release_greenlet()
+            self.stuck.discard(block)
+        now = time.perf_counter()
+        if now - self._last_turn > HUB_TURN:  # handlers that never wait would starve the hub
+            gevent.sleep(0)
+            self._last_turn = time.perf_counter()
+
+    def interrupt(self, block: Block, limit: TimeLimit) -> None:
+        limit.interrupted()
+        slot = block.slot
+        job = slot.job if slot is not None else None
+
+        def hit() -> None:
+            if slot is not None and slot.job is job:
+                block.waiter.throw(HandlerTimeout)
+
+        gevent.hub.get_hub().loop.run_callback(hit)
+
+    def replace(self, block: Block) -> bool:
+        self.stuck.add(block)
+        return False
+
+    def stop(self) -> None:
+        pass

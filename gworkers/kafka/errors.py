@@ -1,0 +1,61 @@
+"""What an error of kafka-python means to us: told apart here, by its class, and nowhere else."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from functools import lru_cache
+from typing import Any
+
+from gworkers.kafka import green
+
+
+class Kind(Enum):
+    """What can be done about an error."""
+
+    NOT_LET_IN = auto()  # authentication failed
+    NOT_ALLOWED = auto()  # no right on the group, the cluster or the transactional id
+    TOPIC_NOT_ALLOWED = auto()  # no right on a topic
+    TOPIC_REFUSED = auto()  # no topic of this name can be
+    INSTANCE_FENCED = auto()  # another member has this group_instance_id
+    GROUP_REFUSES = auto()  # the group does not take this member as it is
+    NO_OFFSET = auto()  # no offset to begin at, and auto_offset_reset is none
+    DAMAGED = auto()  # a batch that cannot be read
+    RECORD_REFUSED = auto()  # a record that the broker will never take
+    METADATA_TOO_LARGE = auto()  # of a commit
+    PRODUCER_FENCED = auto()  # another producer has this transactional id
+    GENERATION_OVER = auto()  # a commit for a generation of the group that has ended
+    TIMED_OUT = auto()  # no answer in time
+    PASSING = auto()  # may get better by itself
+    OTHER = auto()
+
+
+_NAMES: dict[Kind, tuple[str, ...]] = {
+    Kind.NOT_LET_IN: ("SaslAuthenticationFailedError", "AuthenticationFailedError", "UnsupportedSaslMechanismError"),
+    Kind.NOT_ALLOWED: ("GroupAuthorizationFailedError", "ClusterAuthorizationFailedError", "TransactionalIdAuthorizationFailedError"),
+    Kind.TOPIC_NOT_ALLOWED: ("TopicAuthorizationFailedError",),
+    Kind.TOPIC_REFUSED: ("InvalidTopicError", "PolicyViolationError"),
+    Kind.INSTANCE_FENCED: ("FencedInstanceIdError",),
+    Kind.GROUP_REFUSES: ("InvalidGroupIdError", "InconsistentGroupProtocolError", "InvalidSessionTimeoutError"),
+    Kind.NO_OFFSET: ("NoOffsetForPartitionError", "OffsetOutOfRangeError"),
+    Kind.DAMAGED: ("CorruptRecordError",),
+    Kind.RECORD_REFUSED: ("MessageSizeTooLargeError", "RecordListTooLargeError", "InvalidRecordError"),
+    Kind.METADATA_TOO_LARGE: ("OffsetMetadataTooLargeError",),
+    Kind.PRODUCER_FENCED: ("ProducerFencedError",),
+    Kind.GENERATION_OVER: ("CommitFailedError",),
+    Kind.TIMED_OUT: ("KafkaTimeoutError",),
+}
+
+
+@lru_cache(maxsize=1)
+def _classes() -> dict[type, Kind]:
+    errors = green.module("kafka.errors")
+    return {getattr(errors, name): kind for kind, names in _NAMES.items() for name in names if hasattr(errors, name)}
+
+
+def classify(error: Any) -> Kind:
+    """The kind of an error, or of a class of errors."""
+    known = _classes()
+    for cls in (error if isinstance(error, type) else type(error)).__mro__:
+        if cls in known:
+            return known[cls]
+    return Kind.PASSING if getattr(error, "retriable", False) else Kind.OTHER

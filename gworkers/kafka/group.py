@@ -1,0 +1,132 @@
+"""One member of a consumer group, on kafka-python's KafkaConsumer. See gworkers.kafka.protocols.Group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from gworkers.handlers.job import Job
+from gworkers.kafka import green
+from gworkers.kafka.membership import KafkaMembership
+from gworkers.kafka.protocols import Committed, Listener, Offsets, TopicPartition
+from gworkers.kafka.reading import read_lean
+
+
+class KafkaGroup:
+    """Wraps a KafkaConsumer that nobody else uses. All of it runs on the hub's thread."""
+
+    def __init__(self, consumer: Any) -> None:
+        read_lean(consumer)
+        self.membership = KafkaMembership(consumer)
+        self._consumer = consumer
+        self._coordinator = consumer._coordinator
+        self._structs = green.module("kafka.structs")
+        self._paused: set[TopicPartition] = set()  # what kafka-python has been told to pause
+
+    # -- reading
+
+    def subscribe(self, topics: Sequence[str], patterns: Sequence[str], listener: Listener) -> None:
+        if patterns:
+            exact = [f"(?:{re.escape(topic)})\\Z" for topic in topics]
+            pattern = "|".join([*exact, *(f"(?:{pattern})" for pattern in patterns)])
+            self._consumer.subscribe(pattern=pattern, listener=_listener(listener))
+        else:
+            self._consumer.subscribe(topics=list(topics), listener=_listener(listener))
+
+    def poll(self, wait_ms: int, most: int) -> dict[TopicPartition, list[Job]]:
+        self.membership.join()
+        found: dict[TopicPartition, list[Job]] = self._consumer.poll(timeout_ms=wait_ms, max_records=most)
+        return found
+
+    def pause_only(self, tps: Collection[TopicPartition]) -> None:
+        assigned = self._consumer.assignment()
+        wanted, paused = assigned & set(tps), self._paused & assigned
+        if wanted - paused:
+            self._consumer.pause(*self._theirs(wanted - paused))
+        if paused - wanted:
+            self._consumer.resume(*self._theirs(paused - wanted))
+        self._paused = wanted
+
+    def positions(self) -> Iterator[tuple[TopicPartition, int]]:
+        for tp, state in list(self._consumer._subscription.assignment.items()):
+            if state.position is not None:
+                yield tp, state.position.offset
+
+    def end(self, tp: TopicPartition) -> int | None:
+        state = self._consumer._subscription.assignment.get(self._their(tp))  # highwater() raises where it is not assigned
+        highwater: int | None = state.highwater if state is not None else None
+        return highwater
+
+    def beginning(self, tp: TopicPartition) -> int:
+        theirs = self._their(tp)
+        offset: int = self._consumer.beginning_offsets([theirs])[theirs]
+        return offset
+
+    # -- committing
+
+    def commit(self, offsets: Offsets, timeout: float) -> None:
+        self._consumer.commit(to_kafka(offsets), timeout_ms=int(timeout * 1000))
+
+    async def commit_in_rebalance(self, offsets: Offsets, timeout: float) -> None:
+        await self._coordinator._commit_offsets_sync_async(to_kafka(offsets), timeout_ms=int(timeout * 1000))
+
+    async def committed(self, tps: Collection[TopicPartition], timeout: float) -> Offsets:
+        wanted = set(self._theirs(tps))
+        found: Mapping[Any, Any] = await self._coordinator.fetch_committed_offsets_async(wanted, timeout_ms=int(timeout * 1000))
+        return {tp: Committed(one.offset, one.metadata or "") for tp, one in found.items() if one.offset >= 0}
+
+    async def sleep(self, seconds: float) -> None:
+        await self._consumer._net.sleep(seconds)
+
+    def generation(self) -> Any:
+        return self._consumer.group_metadata()
+
+    # -- the cluster
+
+    @property
+    def connected(self) -> bool:
+        return any(connection.connected for connection in list(self._consumer._client._manager._conns.values()))
+
+    def missing(self, topics: Iterable[str]) -> set[str]:
+        cluster = self._consumer._manager.cluster
+        known = cluster.topics(exclude_internal_topics=False)
+        return {topic for topic in topics if not cluster.partitions_for_topic(topic)} - set(known)
+
+    def look_for_topics(self) -> None:
+        self._consumer._manager.cluster.request_update()
+
+    def close(self, timeout: float) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=int(timeout * 1000))
+
+    def _their(self, tp: TopicPartition) -> Any:
+        return self._structs.TopicPartition(tp.topic, tp.partition)
+
+    def _theirs(self, tps: Iterable[TopicPartition]) -> list[Any]:
+        return [self._their(tp) for tp in tps]
+
+
+def to_kafka(offsets: Offsets) -> dict[Any, Any]:
+    """Offsets in kafka-python's types."""
+    structs = green.module("kafka.structs")
+    found = {}
+    for tp, one in offsets.items():
+        found[structs.TopicPartition(tp.topic, tp.partition)] = structs.OffsetAndMetadata(one.offset, one.metadata, -1)
+    return found
+
+
+def _listener(ours: Listener) -> Any:
+    """kafka-python's listener for ours; its class comes from the green module, so it cannot stand at the top of this file."""
+    base = green.module("kafka.consumer.subscription_state").AsyncConsumerRebalanceListener
+
+    class Forwarding(base):  # type: ignore[misc, valid-type]
+        async def on_partitions_revoked(self, revoked: Any) -> None:
+            await ours.revoked(revoked)
+
+        async def on_partitions_assigned(self, assigned: Any) -> None:
+            await ours.assigned(assigned)
+
+        async def on_partitions_lost(self, lost: Any) -> None:
+            await ours.lost(lost)
+
+    return Forwarding()

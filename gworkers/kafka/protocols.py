@@ -1,0 +1,149 @@
+"""The surface of this room: what the pipeline uses of Kafka, in types of our own.
+
+``Group``, ``ProducerClient`` and ``TransactionalClient`` are implemented on kafka-python in group.py, producing.py
+and transactional.py; a simulated Kafka implements the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from gworkers.handlers.job import Job, Row
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic. Equal to kafka-python's own, which is a tuple too."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a group has committed for a partition, or is to commit: the next offset to be read, and a text with it."""
+
+    offset: int
+    metadata: str
+
+
+Offsets = Mapping[TopicPartition, Committed]
+
+#: Called once for the rows of a batch, or for one row of a batch that had to be split: the jobs, in the order of
+#: their rows, and None or a function from the index of a row to its error. It must not block.
+Acknowledged = Callable[[Sequence[Job], "Callable[[int], BaseException] | None"], None]
+
+
+class Listener(Protocol):
+    """Hears of partitions that come and go; awaited on kafka-python's I/O loop while ``poll`` is blocked."""
+
+    async def revoked(self, tps: Iterable[TopicPartition]) -> None: ...
+
+    async def lost(self, tps: Iterable[TopicPartition]) -> None: ...
+
+    async def assigned(self, tps: Iterable[TopicPartition]) -> None: ...
+
+
+class Membership(Protocol):
+    """Whether this process may still believe that its partitions are its own."""
+
+    def sure(self) -> bool:
+        """Whether results may be sent."""
+
+    def fenced(self) -> bool:
+        """Whether another process has joined under this one's group_instance_id."""
+
+
+class Group(Protocol):
+    """The consumer: one member of a group. All methods but the async ones are for greenlets; errors are kafka-python's."""
+
+    @property
+    def membership(self) -> Membership: ...
+
+    def subscribe(self, topics: Sequence[str], patterns: Sequence[str], listener: Listener) -> None: ...
+
+    def poll(self, wait_ms: int, most: int) -> dict[TopicPartition, list[Job]]:
+        """Join the group if need be, and up to ``most`` messages as Jobs without a partition. Blocks."""
+
+    def pause_only(self, tps: Collection[TopicPartition]) -> None:
+        """From now on ``poll`` brings nothing of these, and again of all others that are assigned."""
+
+    def positions(self) -> Iterator[tuple[TopicPartition, int]]:
+        """The offset that ``poll`` will return next, of each partition where it is known. Never waits."""
+
+    def commit(self, offsets: Offsets, timeout: float) -> None:
+        """Blocks up to ``timeout`` seconds."""
+
+    async def commit_in_rebalance(self, offsets: Offsets, timeout: float) -> None:
+        """From inside a Listener, where ``commit`` would block."""
+
+    async def committed(self, tps: Collection[TopicPartition], timeout: float) -> Offsets:
+        """What the group has committed, without the partitions of which it has nothing."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    def end(self, tp: TopicPartition) -> int | None:
+        """The offset after the last message, as the last fetch told it; None while it is not known. Never waits."""
+
+    def beginning(self, tp: TopicPartition) -> int:
+        """The offset of the first message that is there. Blocks."""
+
+    def generation(self) -> Any:
+        """Who this member is to the group now, for the offsets of a transaction. Equal while nothing has changed."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether any broker is connected."""
+
+    def missing(self, topics: Iterable[str]) -> set[str]:
+        """Which of these topics are not there, as the last metadata told it. Never waits."""
+
+    def look_for_topics(self) -> None:
+        """Have the metadata asked for anew; where the broker allows it, that makes topics. Never waits."""
+
+    def close(self, timeout: float) -> None:
+        """Leave the group and close the connections. Blocks."""
+
+
+class ProducerClient(Protocol):
+    """A producer that takes blocks of rows; see gworkers.kafka.producing.KafkaProducerClient, whose docstrings hold here."""
+
+    max_request_size: int
+
+    def partition_of(self, key: bytes, partitions: int) -> int: ...
+
+    def partitions_for(self, topic: str) -> int: ...
+
+    def known_partitions(self, topic: str) -> int: ...
+
+    def watch(self, topic: str) -> None: ...
+
+    def append(self, tp: TopicPartition, rows: Sequence[Row], jobs: Sequence[Job], acknowledged: Acknowledged) -> None: ...
+
+    def discard_unsent(self, error: BaseException) -> None: ...
+
+    def hold_back(self, may_send: Callable[[], bool], look_again: float) -> None: ...
+
+    def close(self, timeout: float) -> None: ...
+
+
+class TransactionalClient(Protocol):
+    """One transactional producer at a time; see gworkers.kafka.transactional, whose docstrings hold here."""
+
+    @property
+    def producer(self) -> ProducerClient: ...
+
+    @property
+    def timeout(self) -> float:
+        """Seconds after which Kafka gives up an open transaction."""
+
+    def begin(self) -> None: ...
+
+    def send_offsets(self, offsets: Offsets, generation: Any) -> None: ...
+
+    def commit(self) -> None: ...
+
+    def renew(self, age: float) -> ProducerClient: ...
+
+    def fenced(self) -> BaseException: ...

@@ -1,0 +1,30 @@
+"""Which versions of kafka-python this room knows the inside of, and what the next one will change here.
+
+The range is what setup.py asks for; the tests run against both of its ends. 3.0.5 to 3.0.8 are left out because
+with an eager assignor and a rebalance listener they never fetch a retained partition again (kafka-python #3131).
+"""
+
+from __future__ import annotations
+
+from gworkers.errors import UnavailableError
+from gworkers.kafka import green
+
+#: From the first, up to but without the second.
+KNOWN = ((3, 0, 9), (3, 1, 0))
+
+
+def installed() -> str:
+    """The installed kafka-python's version as it tells it."""
+    text: str = green.module("kafka.version").__version__
+    return text
+
+
+def check() -> None:
+    """Raises UnavailableError when the installed kafka-python is not one whose inside is known."""
+    version = tuple(int(part) for part in installed().split(".")[:3] if part.isdigit())
+    if not KNOWN[0] <= version < KNOWN[1]:
+        first, end = (".".join(map(str, bound)) for bound in KNOWN)
+        raise UnavailableError(
+            f"kafka-python {installed()} is installed, and this version of gworkers works with {first} up to but without {end}; "
+            f"install one of these: pip install 'kafka-python[crc32c]>={first},<{end}'"
+        )

@@ -1,0 +1,150 @@
+"""Which partitions are ours: the dictionary of them, and the only place that changes it.
+
+An assignment is a Partition object of its own, from ``assigned`` until ``let_go``:
+
+- assigned: it begins where the group's commit says, and passes over what is finished beyond that;
+- withdrawn: nothing more of it is begun; what waits is given back, what runs may finish;
+- fenced: what becomes of its jobs changes nothing any more;
+- let go: fenced, and no longer ours;
+- begun anew: its topic was made anew or its offsets were reset, so nothing that was known of it holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+
+from gworkers.events import Events
+from gworkers.handlers.partition import Partition
+from gworkers.handlers.routes import Route
+from gworkers.kafka.protocols import Committed, Offsets, TopicPartition
+from gworkers.offsets import offset_map
+from gworkers.pipeline.delivery import Delivery
+from gworkers.pipeline.ledger import Ledger
+from gworkers.pipeline.quarantine import Quarantine
+from gworkers.pipeline.retries import Retries
+from gworkers.pipeline.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+
+class Assignments:
+    """See the head of this file. partitions: others read it and none of them writes it. All of it on the hub; nothing blocks."""
+
+    def __init__(
+        self,
+        partitions: dict[TopicPartition, Partition],
+        routes: list[Route],
+        scheduler: Scheduler,
+        retries: Retries,
+        quarantine: Quarantine,
+        delivery: Delivery,
+        ledger: Ledger,
+        events: Events,
+    ) -> None:
+        self.partitions = partitions
+        self.routes = routes
+        self._scheduler = scheduler
+        self._retries = retries
+        self._quarantine = quarantine
+        self._delivery = delivery
+        self._ledger = ledger
+        self._events = events
+        self._foreign: set[str] = set()  # partitions whose commit's metadata has been said to be none of ours
+
+    def of(self, tps: Iterable[TopicPartition]) -> list[Partition]:
+        """Those of ``tps`` that are ours."""
+        return [self.partitions[tp] for tp in tps if tp in self.partitions]
+
+    def assigned(self, tps: Iterable[TopicPartition], committed: Offsets) -> list[Partition]:
+        """These are ours from now on. committed: what the group has committed for them. Returns those that some route consumes."""
+        added = []
+        for tp in tps:
+            route = next((route for route in self.routes if route.consumes(tp.topic)), None)
+            if route is None:
+                continue
+            partition = Partition(tp.topic, tp.partition, route, delay=route.delay_of(tp.topic))
+            self.partitions[TopicPartition(tp.topic, tp.partition)] = partition
+            if tp in committed:
+                self._begin_at(partition, committed[tp])
+            added.append(partition)
+        if added:
+            self._events.assigned.send(added)
+        return added
+
+    def _begin_at(self, partition: Partition, committed: Committed) -> None:
+        offsets = partition.offsets
+        offsets.next = offsets.end = committed.offset
+        partition.committed = offsets.changes
+        try:
+            found = offset_map.decode(committed.offset, committed.metadata)
+        except offset_map.ForeignMetadataError as error:
+            if partition.name not in self._foreign:
+                self._foreign.add(partition.name)
+                log.warning(
+                    "the group's commit for %s carries metadata that is no map of finished offsets (%s); "
+                    "it begins at %d with nothing known beyond it",
+                    partition.name,
+                    error,
+                    committed.offset,
+                )
+            return
+        if found is not None:
+            offsets.restore(found)
+            ahead = found.end - committed.offset - len(found.unfinished)
+            log.info(
+                "%s begins at %d; %d messages beyond it are finished already and do not run again", partition.name, committed.offset, ahead
+            )
+
+    def withdraw(self, partitions: Collection[Partition]) -> None:
+        """Begin nothing more of these; what runs may finish."""
+        for partition in partitions:
+            for part in (self._scheduler, self._retries, self._quarantine):
+                self._ledger.give_back(part.drop(partition))
+
+    def fence(self, partitions: Collection[Partition], *, lost: bool = False) -> None:
+        """From now on nothing that becomes of the jobs of these counts. ``lost``: another member has them already."""
+        self.withdraw(partitions)
+        for partition in partitions:
+            partition.active = False
+        dropped = self._delivery.drop(partitions, lost=lost)
+        for job in dropped:
+            self._events.fenced.send(job)
+        self._ledger.give_back(dropped)
+
+    def let_go(self, partitions: Collection[Partition], *, lost: bool = False) -> None:
+        """These are not ours any more."""
+        self.fence(partitions, lost=lost)
+        for partition in partitions:
+            self.partitions.pop(TopicPartition(partition.topic, partition.number), None)
+        if partitions:
+            (self._events.lost if lost else self._events.revoked).send(list(partitions))
+
+    def begin_anew(self, partition: Partition, offset: int) -> Partition:
+        """A partition that goes on before where it was: another Partition takes its place, which begins at ``offset``."""
+        log.warning(
+            "%s goes on at offset %d, before %s where it was: the topic was deleted and made anew, or the group's offsets were reset; "
+            "what was known of finished messages is dropped",
+            partition.name,
+            offset,
+            partition.offsets.next,
+        )
+        self.fence([partition])
+        fresh = Partition(partition.topic, partition.number, partition.route, delay=partition.delay)
+        fresh.offsets.next = offset
+        self.partitions[TopicPartition(partition.topic, partition.number)] = fresh
+        return fresh
+
+
+def names(partitions: Iterable[Partition]) -> str:
+    """``orders[0-3], refunds[1]``"""
+    by_topic: dict[str, list[int]] = {}
+    for partition in partitions:
+        by_topic.setdefault(partition.topic, []).append(partition.number)
+    parts = []
+    for topic, numbers in sorted(by_topic.items()):
+        numbers.sort()
+        whole = numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2
+        told = f"{numbers[0]}-{numbers[-1]}" if whole else ",".join(map(str, numbers))
+        parts.append(f"{topic}[{told}]")
+    return ", ".join(parts)

@@ -1,0 +1,223 @@
+"""What becomes of a job whose handler has ended, or whose results were refused: sent, tried again, dead-lettered.
+
+    complete ─► send or finish (gworkers.pipeline.delivery)
+       │ error
+       └─► fail ─► another attempt, here (gworkers.pipeline.retries) or from a retry topic
+                └─► no attempt left: its dead letter, or the end of the process
+
+Everything here runs on the hub's thread and none of it waits. Of a partition that is gone or going nothing is
+tried again: its jobs are given back.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from gworkers import log_context
+from gworkers.config.schema import Config
+from gworkers.errors import BreakerError, FatalError, MessageError, PassedOverError, RecordTooLargeError, one_line
+from gworkers.events import Events
+from gworkers.handlers.job import Job
+from gworkers.loop import Fatal, Loop
+from gworkers.pipeline import dead_letters, retry_topics
+from gworkers.pipeline.delivery import Delivery
+from gworkers.pipeline.ledger import Ledger
+from gworkers.pipeline.retries import Retries, delay_of, hopeless
+from gworkers.pipeline.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+
+class Outcomes:
+    """See the head of this file."""
+
+    def __init__(
+        self,
+        config: Config,
+        delivery: Delivery,
+        scheduler: Scheduler,
+        retries: Retries,
+        ledger: Ledger,
+        events: Events,
+        fatal: Fatal,
+    ) -> None:
+        self._group = config.kafka.group
+        above = config.dead_letters.stop_above
+        self._breaker = dead_letters.Breaker(above.count, above.seconds) if above is not None else None
+        self._delivery = delivery
+        self._scheduler = scheduler
+        self._retries = retries
+        self._ledger = ledger
+        self._events = events
+        self._fatal = fatal
+        self._loop = Loop("refusals", self._take_refusals, fatal)
+
+    def start(self) -> None:
+        self._loop.start()
+
+    def stop(self) -> None:
+        self._loop.stop()
+
+    def _take_refusals(self) -> None:
+        while True:
+            self.fail(self._delivery.refusals.take())
+
+    # -- a handler has ended
+
+    def complete(self, job: Job) -> bool:
+        """A job's handler has ended, one way or the other. True when it is tried again here."""
+        if not job.partition.active:
+            self._events.fenced.send(job)
+            self._ledger.give_back((job,))
+        elif job.error is not None:
+            return self.fail(job)
+        elif job.rows:
+            try:
+                self._delivery.send(job)
+            except RecordTooLargeError as error:
+                job.error = error
+                return self.fail(job)
+        else:
+            self._delivery.finish(job)
+        return False
+
+    def complete_batch(self, jobs: list[Job], whole: list[Job]) -> None:
+        """The handler of a batch has ended. ``whole``: the jobs that failed because it raised; with no attempt left each gets one alone.
+
+        Where the batch is of a key or a partition in its order, those after one that is tried again wait behind it with what became
+        of them: their results are sent after its own.
+        """
+        following = {follower for job in jobs for follower in job.followers}
+        together = set(whole) if len(whole) > 1 else set()
+        for index, job in enumerate(jobs):
+            if job in following:
+                continue
+            if job in together and job.error is not None and self._counts(job) and delay_of(job) is None:
+                log.info("the batch failed, the next attempt is alone: %s", one_line(job.error), extra=log_context.about(job))
+                self._retry_alone(job)
+                self._events.retried.send(job, 0.0)
+                self._retries.add(job, 0.0)
+            elif not self.complete(job):
+                continue
+            if job.partition.route.batch_of_lane:
+                rest = jobs[index + 1 :]
+                for later in rest:
+                    if later.error is not None and delay_of(later) is not None:
+                        later.attempt += 1
+                        later.error = None
+                    elif later in together:
+                        self._retry_alone(later)
+                        later.attempt += 1
+                self._scheduler.put_behind(rest)
+                return
+
+    @staticmethod
+    def _counts(job: Job) -> bool:
+        return job.partition.active and not job.partition.closing
+
+    @staticmethod
+    def _retry_alone(job: Job) -> None:
+        """Have the next attempt be one more than there are, which is one alone (batches.alone)."""
+        job.attempt = max(job.attempt, job.partition.route.config.retry.attempts - 1)
+        job.error = None
+
+    # -- it has failed
+
+    def fail(self, job: Job) -> bool:
+        """A job's handler, or the sending of its results, has failed. True when it is tried again here."""
+        if job.followers:
+            followers, job.followers = job.followers, ()
+            for follower in followers:
+                follower.rows, follower.error = None, job.error
+                self.fail(follower)
+        partition = job.partition
+        error = job.error
+        assert error is not None
+        job.rows = None
+        if not self._counts(job):
+            self._ledger.give_back((job,))
+            return False
+        if isinstance(error, PassedOverError):
+            self._events.passed_over.send(job)
+            self._delivery.finish(job)
+            return False
+        if job.dead:
+            self._stop_for(job, f"its dead letter cannot be sent to {partition.route.config.dead_letter}: {error}")
+            return False
+        delay = delay_of(job)
+        if delay is not None:
+            self._retry(job, error, delay)
+            return True
+        topic = partition.route.next_topic(partition.topic) if not hopeless(job) else None
+        if topic is not None:
+            self._retry_from(topic, job, error)
+            return False
+        topic = partition.route.config.dead_letter
+        if topic is None:
+            self._stop_for(job, f"{one_line(error)}, and the route has no dead_letter topic to put it")
+            return False
+        self._dead_letter(job, topic, error)
+        return False
+
+    def _retry(self, job: Job, error: BaseException, delay: float) -> None:
+        attempts = job.partition.route.config.retry.attempts
+        log.info(
+            "attempt %d of %d failed, the next in %.1f s: %s",
+            job.attempt,
+            attempts,
+            delay,
+            one_line(error),
+            extra=log_context.about(job),
+        )
+        self._events.retried.send(job, delay)
+        job.error = None
+        self._retries.add(job, delay)
+
+    def _retry_from(self, topic: str, job: Job, error: BaseException) -> None:
+        log.info("attempt %d failed, the next is from %s: %s", job.attempt, topic, one_line(error), extra=log_context.about(job))
+        job.rows = [retry_topics.row(job, topic, self._group)]
+        job.error = None
+        try:
+            self._delivery.send(job)
+        except MessageError as too_large:
+            job.error = too_large
+            self.fail(job)
+            return
+        self._events.retry_sent.send(job, topic)
+
+    def _dead_letter(self, job: Job, topic: str, error: BaseException) -> None:
+        breaker = self._breaker
+        if breaker is not None and not breaker.lets_through():
+            self._ledger.give_back((job,))
+            self._fatal(
+                BreakerError(
+                    f"more than {breaker.count} messages failed for good within {breaker.seconds:g} s, which dead_letters.stop_above "
+                    f"forbids; the last at {_where(job)}: {one_line(error)}; look at {topic} and at what has changed"
+                )
+            )
+            return
+        log.warning(
+            "failed for good after %d attempt%s and goes to %s: %s",
+            job.attempt,
+            "s" if job.attempt > 1 else "",
+            topic,
+            one_line(error),
+            extra=log_context.about(job),
+        )
+        self._events.failed.send(job, error)
+        job.dead = True
+        job.rows = [dead_letters.letter(job, topic, self._group)]
+        job.error = None
+        try:
+            self._delivery.send(job)
+        except MessageError as too_large:
+            self._stop_for(job, f"its dead letter cannot be sent to {topic}: {too_large}")
+
+    def _stop_for(self, job: Job, why: str) -> None:
+        self._ledger.give_back((job,))  # nothing will come of it here: the drain need not wait for it
+        self._fatal(FatalError(f"the message at {_where(job)} failed for good: {why}"))
+
+
+def _where(job: Job) -> str:
+    key = f", key {job.key.decode('utf-8', 'backslashreplace')!r}" if job.key is not None else ""
+    return f"{job.partition.topic}, partition {job.partition.number}, offset {job.offset}{key}"

@@ -1,0 +1,63 @@
+"""What a pipeline is doing at one moment: the one answer that health, metrics, the progress line and the watch read.
+
+Plain frozen data that ``json.dumps(asdict(snapshot))`` takes. Ages and times are in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSnapshot:
+    """One assigned partition. position: the next offset to be read; finished: below it all are finished (what a commit would say);
+    end: the end of the log; lag: messages up to ``end`` that are not finished. None where it is not known yet."""
+
+    topic: str
+    partition: int
+    route: str
+    position: int | None
+    finished: int | None
+    end: int | None
+    lag: int | None
+    waiting: int
+    in_flight: int
+    buffered_bytes: int
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """See the head of this file. Counts are since the start of the process."""
+
+    uptime: float
+    partitions: tuple[PartitionSnapshot, ...]
+    polled: int  # messages read
+    skipped: int  # of them, known to be finished already
+    done: int  # messages settled
+    sent: int  # results acknowledged, dead letters included
+    retried: int  # attempts after the first
+    dead_lettered: int
+    passed_over: int  # not handled, because of ``when`` or ``max_age``
+    fenced: int  # completions that came after their partition was revoked
+    stuck: int  # handlers that did not end at their limit and were given up
+    commits: int
+    aborted: int  # transactions
+    busy: float  # seconds that handlers took together
+    running: int  # handlers at this moment
+    waiting: int  # messages read, and neither running nor waiting for another attempt
+    retrying: int  # messages waiting for another attempt here
+    unsettled: int  # messages begun and not settled
+    uncommitted: int  # of them, those that wait for the end of a transaction alone
+    buffered_messages: int
+    buffered_bytes: int
+    backlog: int | None  # messages in Kafka that have not been read; None until all ends are known
+    lag: int | None  # messages that are not finished, read or not
+    last_poll_age: float
+    last_message_age: float
+    connected: bool
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is in the process and nothing waits in Kafka."""
+        return not self.buffered_messages and not self.unsettled and bool(self.partitions) and self.backlog == 0

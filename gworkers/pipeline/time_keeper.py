@@ -1,0 +1,113 @@
+"""Looks at what runs, fifty times a second: breaks up slow blocks, keeps time limits, gives up what is stuck.
+
+1. A block whose job turns out to be slow is broken up: what has not begun goes back to the scheduler, what has
+   finished is passed on.
+2. A handler that is over its route's timeout is interrupted (gworkers.handlers.time_limits).
+3. One that has not ended INTERRUPT_GRACE later is given up: its message has failed, its thread is replaced.
+   With too many of these the process ends, so that its supervisor starts it anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+
+import gevent
+
+from gworkers import log_context
+from gworkers.errors import RestartError
+from gworkers.events import Events
+from gworkers.handlers.block import Block, over_limit
+from gworkers.handlers.slot import Slot
+from gworkers.handlers.time_limits import INTERRUPT_GRACE
+from gworkers.loop import Fatal, Loop
+from gworkers.pipeline.ledger import Ledger
+from gworkers.pipeline.runner import Runner
+from gworkers.pipeline.scheduler import Scheduler
+from gworkers.pipeline.worker import Workers
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks; and how long a block may take before it is broken up.
+INTERVAL = 0.02
+SLOW_BLOCK = 0.01
+
+
+class TimeKeeper:
+    """On the hub. beat: when the hub last had a turn for it, as ``time.monotonic()`` tells it."""
+
+    def __init__(
+        self, runner: Runner, workers: Workers, scheduler: Scheduler, ledger: Ledger, events: Events, fatal: Fatal, *, max_stuck: int
+    ) -> None:
+        self._runner = runner
+        self._workers = workers
+        self._scheduler = scheduler
+        self._ledger = ledger
+        self._events = events
+        self._fatal = fatal
+        self._max_stuck = max_stuck
+        self._loop = Loop("time keeper", self._run, fatal)
+        self.beat = time.monotonic()
+
+    def start(self) -> None:
+        self._loop.start()
+
+    def stop(self) -> None:
+        self._loop.stop()
+
+    def _run(self) -> None:
+        while True:
+            gevent.sleep(INTERVAL)
+            self.beat = time.monotonic()
+            self._keep_limits()
+            self._break_up_slow_blocks()
+
+    def _break_up_slow_blocks(self) -> None:
+        late = time.perf_counter() - SLOW_BLOCK
+        runner = self._runner
+        for block in [b for b in runner.blocks if b.started and b.started < late and len(b.todo) + len(b.done) > b.passed_on]:
+            jobs = runner.take_back(block)
+            runner.pass_on(block)
+            self._ledger.give_back([job for job in jobs if job.partition.closing])
+            self._scheduler.put_back([job for job in jobs if not job.partition.closing])
+
+    def _keep_limits(self) -> None:
+        """Interrupt the handlers that are over their limit, and give up those that were told to end and have not."""
+        now = time.monotonic()
+        for block in list(self._runner.blocks):
+            timeout, slot = block.route.timeout, block.slot
+            if timeout is None or slot is None or slot.time_limit is None or slot.deadline is None:
+                continue
+            if slot.time_limit.late(timeout, now):
+                job = slot.job
+                self._runner.executor.interrupt(block, slot.time_limit)
+                if job is not None:
+                    log.warning("%s and is interrupted", over_limit(timeout), extra=log_context.about(job))
+            elif now > slot.deadline + INTERRUPT_GRACE and slot.time_limit.give_up():
+                self._give_up(block, slot, now - slot.deadline + timeout)
+
+    def _give_up(self, block: Block, slot: Slot, age: float) -> None:
+        job, limit, executor = slot.job, slot.time_limit, self._runner.executor
+        assert job is not None
+        assert limit is not None
+        log.error(
+            "the handler of route %s has run for %.0f s, was told to end and has not; its thread is given up and replaced. It is at\n%s",
+            block.route.name,
+            age,
+            limit.stack() if not executor.replaces_workers else "".join(traceback.format_stack(block.waiter.gr_frame)).rstrip(),
+            extra=log_context.about(job),
+        )
+        block.give_up()
+        self._events.stuck.send(job)
+        if not executor.replace(block):
+            self._runner.blocks.discard(block)
+            self._workers.add()
+            self._runner.ended(block)
+        if len(executor.stuck) > self._max_stuck:
+            self._fatal(
+                RestartError(
+                    f"{len(executor.stuck)} handlers are stuck, more than max_stuck_handlers ({self._max_stuck}) allows; "
+                    "the process ends so that its supervisor starts it anew"
+                )
+            )

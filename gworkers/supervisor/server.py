@@ -1,0 +1,201 @@
+"""A server: what is done once for all of its processes, of which there is one, this very process.
+
+    start   logging ─► routes ─► signals ─► (embedded broker) ─► process ─► admin ─► run file
+    serve   until a signal, a fatal error, or nothing left to do (--until-idle)
+    stop    the process drains and stops ─► admin ─► run file ─► embedded broker
+
+``Server(config).run()`` does it all and returns the exit status.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+import gworkers
+from gworkers.admin.server import Admin
+from gworkers.config.load import Loaded
+from gworkers.config.schema import Config
+from gworkers.config.units import format_duration
+from gworkers.errors import ConfigError, Exit, GworkersError
+from gworkers.handlers import loading
+from gworkers.handlers.routes import Route
+from gworkers.kafka import embedded, options, versions
+from gworkers.server import logs
+from gworkers.server.process import Process, check_executor
+from gworkers.server.progress import Progress
+from gworkers.server.watch import Watch
+from gworkers.supervisor import run_file
+
+log = logging.getLogger("gworkers")
+
+
+class Server:
+    """A server for one configuration.
+
+    config: a Config made in Python, or what ``gworkers.config.load.load`` returned. until_idle: seconds without anything to do after
+    which it stops by itself; None serves on. file: the configuration's file, which other commands know it by.
+    """
+
+    def __init__(self, config: Config | Loaded, *, until_idle: float | None = None, file: Path | None = None) -> None:
+        self._loaded = config if isinstance(config, Loaded) else Loaded.of(config)
+        self._config = self._loaded.config
+        self._until_idle = until_idle
+        self._file = file
+        self._stop_asked = Event()
+        self._error: BaseException | None = None
+        self._signals = 0
+        self._embedded: embedded.Embedded | None = None
+        self._admin: Admin | None = None
+        self._progress: Progress | None = None
+        self._watch: Watch | None = None
+        self._watchers: list[Any] = []
+        self.process: Process | None = None
+        self.admin_address: str | None = None
+
+    def run(self) -> int:
+        """Serve until asked to stop. Returns the exit status; errors are logged as sentences, not raised. Blocks."""
+        logs.configure(self._config.logging)
+        unsettled, committed = 0, True
+        try:
+            process = self._start()
+            self._stop_asked.wait()
+            unsettled = process.drain(self._error)
+        except GworkersError as error:
+            for line in str(error).splitlines():
+                log.error("%s", line)
+            self._error = error
+        except Exception as error:
+            log.exception("an error inside gworkers; please report it")
+            self._error = error
+        finally:
+            committed = self._close()
+        return self._status(unsettled, committed)
+
+    def stop(self) -> None:
+        """Ask it to drain and stop. From any greenlet; from another native thread use a signal."""
+        self._stop_asked.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Stop because of an error; the first one is what the process ends with."""
+        if self._error is None:
+            self._error = error
+            log.error("%s", error)
+        self._stop_asked.set()
+
+    # -- start
+
+    def _start(self) -> Process:
+        check_executor(self._loaded)
+        versions.check()
+        routes = loading.load_routes(self._loaded)
+        problems = list(options.problems(self._loaded))
+        if problems:
+            raise ConfigError(*problems)
+        self._catch_signals()
+        servers = self._servers()
+        process = self.process = Process(self._loaded, routes, servers, 0, self.fail)
+        if self._config.admin.bind is not None:
+            self._admin = Admin(self._config.admin.bind, process.pipeline.snapshot)
+            self.admin_address = self._admin.start()
+        self._announce(routes, servers)
+        if self._file is not None:
+            run_file.write(self._file, {"servers": servers, "admin": self.admin_address})
+        snapshot = process.pipeline.snapshot
+        self._watch = Watch(snapshot, process.group, routes, self._until_idle, self.stop, self.fail)
+        self._progress = Progress(snapshot, self._fed(), self.fail)
+        process.start()
+        self._watch.start()
+        self._progress.start()
+        return process
+
+    def _servers(self) -> str:
+        kafka = self._config.kafka
+        if kafka.bootstrap_servers != "embedded":
+            return kafka.bootstrap_servers
+        samples = [
+            {"file": str(self._loaded.folder / sample.file), "topic": sample.topic, "key": sample.key} for sample in kafka.embedded.samples
+        ]
+        self._embedded = embedded.start(samples)
+        return self._embedded.servers
+
+    def _fed(self) -> int:
+        """How many messages of the samples go through the routes."""
+        if self._embedded is None:
+            return 0
+        consumed = [topic for route in self._config.routes.values() for topic in route.topics]
+        return sum(count for topic, count in self._embedded.sampled.items() if topic in consumed)
+
+    def _announce(self, routes: list[Route], servers: str) -> None:
+        config = self._config
+        log.info("gworkers %s, pid %d, group %s, Kafka at %s", gworkers.__version__, os.getpid(), config.kafka.group, self._where(servers))
+        for route in routes:
+            source = ", ".join(route.config.topics) or f"topics like {route.config.pattern}"
+            target = f" ─► {route.config.output}" if route.config.output else ""
+            dead = f", dead letters to {route.config.dead_letter}" if route.config.dead_letter else ", no dead-letter topic"
+            log.info("route %s: %s ─► %s%s (order: %s%s)", route.name, source, route.config.handler, target, route.config.order, dead)
+        log.info(
+            "concurrency %d, executor %s%s",
+            config.concurrency,
+            config.executor,
+            f", admin at {self.admin_address}" if self.admin_address else "",
+        )
+
+    def _where(self, servers: str) -> str:
+        return f"{servers} (embedded, for a first look: nothing in it outlives this process)" if self._embedded else servers
+
+    def _catch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._watchers.append(gevent.signal_handler(number, self._signalled, number))
+
+    def _signalled(self, number: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            log.warning("%s again: ending at once; what was running will be delivered again", signal.Signals(number).name)
+            self._forget()
+            if self.process is not None:
+                self.process.close_journal()
+            os._exit(Exit.UNSETTLED)
+        log.info("%s: draining for up to %s", signal.Signals(number).name, format_duration(self._config.shutdown.grace))
+        self._stop_asked.set()
+
+    # -- stop
+
+    def _close(self) -> bool:
+        """True when all that was settled is committed."""
+        for part in (self._watch, self._progress):
+            if part is not None:
+                part.stop()
+        committed = self.process.stop() if self.process is not None else True
+        if self._admin is not None:
+            self._admin.stop()
+        self._forget()
+        for watcher in self._watchers:
+            watcher.cancel()
+        return committed
+
+    def _forget(self) -> None:
+        if self._file is not None:
+            run_file.remove(self._file)
+        if self._embedded is not None:
+            self._embedded.stop()
+            self._embedded = None
+
+    def _status(self, unsettled: int, committed: bool) -> int:
+        if self._error is not None:
+            return int(getattr(self._error, "status", Exit.INTERNAL))
+        done = self.process.pipeline.snapshot().done if self.process is not None else 0
+        if unsettled:
+            log.warning("stopped with %d messages unsettled, they will be delivered again; %s done", unsettled, f"{done:,}")
+            return int(Exit.UNSETTLED)
+        if not committed:
+            log.warning("stopped: %s done, and the last of them could not be committed; they will be delivered again", f"{done:,}")
+            return int(Exit.UNSETTLED)
+        log.info("stopped: %s done, everything settled", f"{done:,}")
+        return int(Exit.OK)
