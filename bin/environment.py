@@ -72,7 +72,7 @@ def ensure(name: str, lock: str) -> Path:
     if whole():
         return python
     if sys.version_info < (3, 11):
-        _fail(f"Python 3.11 or newer is wanted, and {sys.executable} is {sys.version.split()[0]}.")
+        _fail(f"gworkers needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}.")
     with open(ROOT / f"{name}.lock", "w") as guard:
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -61,7 +61,7 @@ class BreakerError(GworkersError):
 class Problem:
     """One thing wrong with the configuration.
 
-    where: "file:line" or "--set"; key: the key's dotted path, may be empty; text: what was found and what is wanted.
+    where: "file:line" or "--set"; key: the key's dotted path, may be empty; text: what was expected and what was found.
     """
 
     where: str
@@ -137,7 +137,7 @@ class PassedOverError(MessageError):
 class KilledError(MessageError):
     """The process died again and again while the message ran."""
 
-    reason = "killed the process"
+    reason = "killed"
 
 
 # How an error is told in a log line or a header.

@@ -104,7 +104,7 @@ class BatchError(Exception):
     def __init__(self, errors: Mapping[int, BaseException], results: Sequence[Any] | None = None) -> None:
         wrong = next((error for error in errors.values() if not isinstance(error, BaseException)), None)
         if wrong is not None:
-            raise TypeError(f"BatchError wants an exception for each index, not a {type(wrong).__name__}")
+            raise TypeError(f"BatchError: expected an exception for each index, got a {type(wrong).__name__}")
         super().__init__(f"{len(errors)} of a batch failed")
         self.errors = dict(errors)
         self.results = results

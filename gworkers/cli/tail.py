@@ -107,7 +107,7 @@ def moment(text: str, option: str) -> int:
         return int(datetime.datetime.fromisoformat(text).timestamp() * 1000)
     except ValueError:
         more = "beginning, end, an offset, partition:offset, " if option == "--from" else ""
-        raise UsageError(f"{option} {text}: {more}a time or a duration is wanted") from None
+        raise UsageError(f"{option} {text}: expected {more}a time or a duration") from None
 
 
 def _readable(value: bytes | None) -> Any:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from gworkers.config import yaml
 from gworkers.config.schema import Config, Route
+from gworkers.config.units import type_name
 from gworkers.config.yaml import Document, KeyPath, dotted
 from gworkers.errors import ConfigError, Problem
 
@@ -49,7 +50,7 @@ def validate(document: Document, folder: Path, problems: Iterable[Problem] = ())
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             problem = _problem(document, detail)
-            if problem.key not in broken:  # a variable that is not set need not be no number either
+            if problem.key not in broken:  # one sentence a key: a variable that is not set is no number either
                 found.append(problem)
     if config is not None:
         found.extend(_not_built_yet(config, document))
@@ -73,14 +74,21 @@ def _problem(document: Document, detail: Any) -> Problem:
         hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(known_keys(path[:-1]))}"
         return Problem(document.where(path), dotted(path), f"unknown key; {hint}")
     if kind == "missing":
-        return Problem(document.where(path[:-1]), dotted(path), f"the key is missing{_wanted(path)}")
+        return Problem(document.where(path[:-1]), dotted(path), f"the key is missing{_example(path)}")
     if kind == "value_error":
-        text = str(context["error"])
-        told = text if text.startswith(("'", '"')) or isinstance(found, (dict, BaseModel)) else f"found {_show(found)}; {text}"
-        return Problem(document.where(path), dotted(path), told)
+        return Problem(document.where(path), dotted(path), _told(str(context["error"]), found))
     if path == ("routes",) and kind in ("too_short", "dict_type"):
-        return Problem(document.where(path), "routes", "at least one route is wanted: a name with topics and a handler below it")
-    return Problem(document.where(path), dotted(path), f"found {_show(found)}; {_want(kind, context, path)}")
+        return Problem(document.where(path), "routes", "expected at least one route: a name with topics and a handler below it")
+    return Problem(document.where(path), dotted(path), f"expected {_expected(kind, context, path)}{_example(path)}, got {_show(found)}")
+
+
+def _told(text: str, found: Any) -> str:
+    """A validator's own sentence, with what was found where that says more."""
+    if text.startswith("expected "):
+        return f"{text}, got {_show(found)}"
+    if text.startswith(("'", '"')) or isinstance(found, (dict, BaseModel)):
+        return text
+    return f"got {_show(found)}; {text}"
 
 
 def _show(value: Any) -> str:
@@ -94,39 +102,33 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _want(kind: str, context: Mapping[str, Any], path: KeyPath) -> str:
+def _expected(kind: str, context: Mapping[str, Any], path: KeyPath) -> str:
     """What pydantic's error ``kind`` asks for, in words."""
-    pattern = context.get("pattern", "")
     if kind == "string_pattern_mismatch":
-        shapes = {
-            "249": "a topic name is wanted: letters, digits, . _ and -, 249 at the most",
-            r":[A-Za-z_]": "a dotted path is wanted, as package.module:callable",
-            r"\d{1,5}": "host:port is wanted",
-            "%": "letters, digits, . _ and - are wanted, %(host)s and %(process)s",
-        }
-        shape = next((words for mark, words in shapes.items() if mark in pattern), "letters, digits, . _ and - are wanted")
-        return shape + _wanted(path)
+        field = _field_at(path)
+        named = type_name(field.annotation, field.metadata) if field is not None else None
+        return named.expected if named is not None and named.expected else "letters, digits, dots, underscores and hyphens"
     words = {
-        "int_type": "a whole number is wanted",
-        "int_parsing": "a whole number is wanted",
-        "int_from_float": "a whole number is wanted",
-        "float_type": "a number is wanted",
-        "float_parsing": "a number is wanted",
-        "bool_type": "true or false is wanted",
-        "bool_parsing": "true or false is wanted",
-        "string_type": "text is wanted",
-        "string_too_short": "text of at least one character is wanted",
-        "string_too_long": f"text of at most {context.get('max_length')} characters is wanted",
-        "list_type": "a list is wanted",
-        "dict_type": "a section with keys is wanted",
-        "model_type": "a section with keys is wanted",
-        "model_attributes_type": "a section with keys is wanted",
-        "greater_than": f"more than {context.get('gt')} is wanted",
-        "greater_than_equal": f"{context.get('ge')} or more is wanted",
-        "less_than_equal": f"{context.get('le')} or less is wanted",
-        "literal_error": f"{context.get('expected', '')} is wanted".replace("'", ""),
+        "int_type": "a whole number",
+        "int_parsing": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "float_parsing": "a number",
+        "bool_type": "true or false",
+        "bool_parsing": "true or false",
+        "string_type": "text",
+        "string_too_short": "text of at least one character",
+        "string_too_long": f"text of at most {context.get('max_length')} characters",
+        "list_type": "a list",
+        "dict_type": "a section with keys",
+        "model_type": "a section with keys",
+        "model_attributes_type": "a section with keys",
+        "greater_than": f"more than {context.get('gt')}",
+        "greater_than_equal": f"{context.get('ge')} or more",
+        "less_than_equal": f"{context.get('le')} or less",
+        "literal_error": str(context.get("expected", "")).replace("'", ""),
     }
-    return words.get(kind, kind.replace("_", " ")) + _wanted(path)
+    return words.get(kind, kind.replace("_", " "))
 
 
 def _field_at(path: KeyPath) -> Any:
@@ -134,6 +136,8 @@ def _field_at(path: KeyPath) -> Any:
     model: Any = Config
     field = None
     for part in path:
+        if isinstance(part, int):
+            continue
         if model is None:
             return None
         if model is Config and part == "routes":
@@ -141,8 +145,6 @@ def _field_at(path: KeyPath) -> Any:
             continue
         if isinstance(model, dict):
             field, model = None, next(iter(model.values()))
-            continue
-        if isinstance(part, int):
             continue
         field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
         model = section_of(field.annotation) if field is not None else None
@@ -178,9 +180,9 @@ def known_keys(path: KeyPath) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _wanted(path: KeyPath) -> str:
+def _example(path: KeyPath) -> str:
     field = _field_at(path)
-    if field is None or not field.examples:
+    if field is None or not field.examples or isinstance(path[-1], int):  # an example is of the whole list
         return ""
     return f" (for example {field.examples[0]})"
 
@@ -250,7 +252,9 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
                 yield Problem(document.where(path), dotted(path), text)
     if config.state_dir is None and ("poison",) in document.origins:
         path = ("poison",)
-        yield Problem(document.where(path), "poison", "who kills the process is told by the journal in state_dir; name a folder there")
+        yield Problem(
+            document.where(path), "poison", "state_dir's journal tells which messages ran when the process died; name a folder there"
+        )
     if config.delivery == "exactly-once" and config.kafka.bootstrap_servers == "embedded":
         path = ("delivery",)
         text = "the embedded broker knows no transactions; name an Apache Kafka in kafka.bootstrap_servers, or write at-least-once"

@@ -20,8 +20,8 @@ HEAD = """\
 
 One YAML file (JSON is accepted as the YAML it is), named with `-c`. This page is made from the models that validate it.
 
-- Unknown keys, keys that stand twice and values of the wrong kind are errors, all said at once, each with `file:line`, the key's path,
-  what was found and what is wanted. `gworkers check -c FILE` says them without starting anything.
+- Unknown keys, keys that stand twice and values of the wrong kind are errors, all told at once, each with `file:line`, the key's
+  path, what was expected and what was found. `gworkers check -c FILE` tells them without starting anything.
 - `${NAME}`, `${NAME:-default}` and `${file:PATH}` are replaced inside values, by an environment variable or by a file's content
   (relative to the configuration). Inside `{ }` a variable needs quotes: `"${NAME}"`.
 - `--set a.b.c=value` lays a value over the file; `gworkers config -c FILE` shows what results, and where each value comes from.
@@ -33,10 +33,9 @@ One YAML file (JSON is accepted as the YAML it is), named with `-c`. This page i
 
 def _type(annotation: Any, metadata: Any) -> str:
     """A field's type in words, with its unit."""
-    if any(getattr(item, "func", None) is units.parse_duration for item in metadata):
-        return "duration"
-    if any(getattr(item, "func", None) is units.parse_size for item in metadata):
-        return "size, bytes"
+    named = None if get_origin(annotation) in (list, dict) else units.type_name(annotation, metadata)
+    if named is not None:
+        return named.name
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " or ".join(f"`{argument}`" for argument in arguments)
@@ -48,14 +47,10 @@ def _type(annotation: Any, metadata: Any) -> str:
         return "section"
     if hasattr(annotation, "__metadata__"):
         return _type(annotation.__origin__, annotation.__metadata__)
-    patterns = "".join(str(getattr(item, "pattern", "")) for outer in metadata for item in (outer, *getattr(outer, "metadata", ())))
-    if "249" in patterns:
-        return "topic name"
-    if ":[A-Za-z_]" in patterns:
-        return "dotted path, module:callable"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
-    return {str: "text", int: "whole number", float: "number", bool: "true or false"}.get(annotation, "value")
+    plain: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
+    return plain[annotation]
 
 
 def _bounds(metadata: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gworkers.codecs import CODECS
-from gworkers.config.units import AmountText, Duration, RateText, Size
+from gworkers.config.units import AmountText, Duration, RateText, Size, TypeName
 from gworkers.expressions import Expression
 
 
@@ -26,9 +26,26 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=False)
 
 
-TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
-DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", json_schema_extra={"x-kind": "path"})]
-RouteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+TopicName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9._-]{1,249}$"),
+    TypeName("topic name", "a topic name: at most 249 letters, digits, dots, underscores and hyphens"),
+]
+DottedPath = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", json_schema_extra={"x-kind": "path"}),
+    TypeName("dotted path, module:callable", "a dotted path, as package.module:callable"),
+]
+RouteName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_.-]+$"), TypeName("name", "a name of letters, digits, dots, underscores and hyphens")
+]
+InstanceName = Annotated[
+    str,
+    Field(pattern=r"^([A-Za-z0-9._-]|%\((host|process)\)s)+$"),
+    TypeName("instance name", "letters, digits, dots, underscores and hyphens, and %(host)s and %(process)s"),
+]
+Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}$"), TypeName("address, host:port", "host:port")]
+CodecName = Annotated[str, TypeName(f"{', '.join(CODECS)} or dotted path")]
 
 
 class Sample(Section):
@@ -55,9 +72,8 @@ class Kafka(Section):
         examples=["kafka-1:9092,kafka-2:9092"],
     )
     group: str = Field(description="The consumer group.", min_length=1, max_length=255, examples=["pricing"])
-    group_instance_id: str | None = Field(
+    group_instance_id: InstanceName | None = Field(
         None,
-        pattern=r"^([A-Za-z0-9._-]|%\((host|process)\)s)+$",
         description="Static membership: the name of this member, with `%(host)s` and `%(process)s` (the process's number, from 0). "
         "A member that comes back under its name within the session time-out gets its partitions back without a rebalance.",
         examples=["pricing-%(host)s-%(process)s"],
@@ -170,10 +186,13 @@ class Route(Section):
     pattern: str | None = Field(None, description="In place of `topics`: a regular expression of topic names.", examples=["^orders\\..*"])
     handler: DottedPath = Field(description="The function, as module:callable.", examples=["shop.pricing:price"])
     pass_: Pass = Field("value", alias="pass", description="What it is called with: the decoded value, or a Message.")
-    decode: str = Field(
-        "bytes", description="How values become what the handler gets: bytes, text, json, or module:callable of bytes.", examples=["json"]
+    decode: CodecName = Field(
+        "bytes",
+        description="How values become what the handler gets: bytes, text, json, or module:callable of bytes. A callable with a parameter "
+        "`topic` or `headers` gets these too.",
+        examples=["json"],
     )
-    encode: str = Field(
+    encode: CodecName = Field(
         "bytes", description="How what it returns becomes a value: bytes, text, json, or module:callable to bytes.", examples=["json"]
     )
     output: TopicName | None = Field(
@@ -241,7 +260,7 @@ class Route(Section):
         if value == "msgpack":
             raise ValueError(f"msgpack is not built yet; use {', '.join(CODECS)} or module:callable")
         if value not in CODECS and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
-            raise ValueError(f"{value!r} is none of {', '.join(CODECS)} or module:callable")
+            raise ValueError(f"expected {', '.join(CODECS)} or module:callable")
         return value
 
     @model_validator(mode="after")
@@ -254,9 +273,8 @@ class Route(Section):
 class Admin(Section):
     """Health and metrics over HTTP."""
 
-    bind: str | None = Field(
+    bind: Address | None = Field(
         None,
-        pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}$",
         description="host:port; port 0 takes a free one, which is logged. Nothing is served without it.",
         examples=["127.0.0.1:8080"],
     )
@@ -310,6 +328,14 @@ class Poison(Section):
     )
 
 
+class Recycle(Section):
+    """When a process is drained and replaced by a new one."""
+
+    messages: int | None = later(ge=0, description="After so many messages; 0 is never.", examples=[0])
+    memory: Size | None = later(description="When it has become so large.", examples=["1GiB"])
+    age: Duration | None = later(description="When it has become so old.", examples=["1d"])
+
+
 class Logging(Section):
     """How the process talks on standard error. A dictionary of `logging.config` (with `version: 1`) may stand here instead."""
 
@@ -353,9 +379,8 @@ class Config(Section):
     buffer: Buffer = Field(Buffer(), description="What may be in the process at once.")
     commit: Commit = Field(Commit(), description="Writing progress back to Kafka.")
     rebalance: Rebalance = Field(Rebalance(), description="Partitions that move to another process.")
-    instance: str = Field(
+    instance: InstanceName = Field(
         "%(host)s-%(process)s",
-        pattern=r"^([A-Za-z0-9._-]|%\((host|process)\)s)+$",
         description="With `delivery: exactly-once` the name of this process, of which its `transactional.id` is made, the same after a "
         "restart: no two processes of a group may have the same. `%(host)s` and `%(process)s` (the process's number, from 0) may be in it.",
         examples=["%(host)s-%(process)s"],
@@ -372,9 +397,7 @@ class Config(Section):
     max_stuck_handlers: int = Field(
         8, ge=0, description="How many handlers may be stuck past their timeout; with one more the process drains and ends with status 75."
     )
-    max_messages: int | None = later(ge=0, description="After how many messages the process is replaced.", examples=[0])
-    max_memory: Size | None = later(description="At which size the process is replaced.", examples=["1GiB"])
-    max_age: Duration | None = later(description="At which age the process is replaced.", examples=["1d"])
+    recycle: Recycle = Field(Recycle(), description="When a process is drained and replaced.")
     limits: dict[RouteName, Annotated[int, Field(ge=1)]] = Field(
         {},
         description="Named limits on how many handlers run at once in a process, shared by the routes that name them in `uses`.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ def parse_duration(value: Any) -> float:
             return 0.0
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0:
         return 0.0
-    raise ValueError("a duration with its unit is wanted, such as 250ms, 30s, 5m, 2h or 1d")
+    raise ValueError("expected a duration with its unit, such as 250ms, 30s, 5m, 2h or 1d")
 
 
 def parse_size(value: Any) -> int:
@@ -44,7 +45,26 @@ def parse_size(value: Any) -> int:
             return int(number)
         if unit.upper() in _BYTES:
             return int(float(number) * _BYTES[unit.upper()])
-    raise ValueError("a size is wanted, such as 512KiB, 64MiB or 1GB, or a number of bytes")
+    raise ValueError("expected a size, such as 512KiB, 64MiB or 1GB, or a number of bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class TypeName:
+    """Stands in the annotation of a type of the schema: its name in the reference, and what is expected in an error."""
+
+    name: str
+    expected: str = ""
+
+
+def type_name(annotation: Any, metadata: Iterable[Any] = ()) -> TypeName | None:
+    """The TypeName of a field's annotation, also inside ``X | None`` and ``list[X]``; None for a plain type."""
+    for item in (*metadata, *getattr(annotation, "__metadata__", ())):
+        if isinstance(item, TypeName):
+            return item
+    for argument in getattr(annotation, "__args__", ()):
+        if (found := type_name(argument)) is not None:
+            return found
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +97,7 @@ def parse_rate(value: Any) -> Rate:
         burst = int(match[3]) if match[3] is not None else max(1, int(per_second))
         if burst > 0:
             return Rate(per_second, burst, " ".join(value.split()))
-    raise ValueError("a rate is wanted, such as 100/s, 30/m or 100/s burst 20")
+    raise ValueError("expected a rate, such as 100/s, 30/m or 100/s burst 20")
 
 
 def parse_amount(value: Any) -> Amount:
@@ -88,7 +108,7 @@ def parse_amount(value: Any) -> Amount:
         seconds = parse_duration(match[2])
         if seconds > 0:
             return Amount(int(match[1]), seconds)
-    raise ValueError("a number in a time is wanted, such as 100 in 1m")
+    raise ValueError("expected a number in a time, such as 100 in 1m")
 
 
 def format_amount(amount: Amount) -> str:
@@ -118,23 +138,27 @@ Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
+    TypeName("duration"),
     Field(json_schema_extra={"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$|^0$", "x-kind": "duration"}),
 ]
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
     PlainSerializer(format_size, return_type=str),
+    TypeName("size, bytes"),
     Field(json_schema_extra={"type": ["string", "integer"], "x-kind": "size"}),
 ]
 RateText = Annotated[
     Rate,
     BeforeValidator(parse_rate),
     PlainSerializer(lambda rate: rate.text, return_type=str),
+    TypeName("rate, count/unit"),
     WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?/(s|m|h|d)( burst \d+)?$", "x-kind": "rate"}),
 ]
 AmountText = Annotated[
     Amount,
     BeforeValidator(parse_amount),
     PlainSerializer(format_amount, return_type=str),
+    TypeName("amount, count in duration"),
     WithJsonSchema({"type": "string", "pattern": r"^\d+ in \d+(\.\d+)?(ms|s|m|h|d)$", "x-kind": "amount"}),
 ]

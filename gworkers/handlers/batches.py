@@ -18,7 +18,7 @@ from gworkers.handlers.job import Job, Row
 from gworkers.message import BatchError, Record
 from gworkers.offsets.journal import MOST_OF_A_BATCH
 
-#: Has a batch handled; returns the jobs that failed as a whole: the handler raised, and did not say whose fault it was.
+#: Hands a batch to the handler; returns the jobs that failed as a whole: the handler raised, and did not say whose fault it was.
 HandleBatch = Callable[[list[Job]], list[Job]]
 
 

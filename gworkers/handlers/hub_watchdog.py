@@ -17,6 +17,7 @@ import gevent
 import gevent.monkey
 
 from gworkers.handlers.block import Block
+from gworkers.loop import Fatal, Loop
 
 log = logging.getLogger(__name__)
 
@@ -32,21 +33,20 @@ _ident = gevent.monkey.get_original("_thread", "get_ident")
 class HubWatchdog:
     """beat: when the hub last had a turn, as ``time.monotonic()`` tells it. ``start`` and ``stop`` are called on the hub's thread."""
 
-    def __init__(self, beat: Callable[[], float]) -> None:
+    def __init__(self, beat: Callable[[], float], fatal: Fatal) -> None:
         self._beat = beat
         self._hub = _ident()
         self._going = True
         self._seen: tuple[float, str] | None = None  # the beat that was the last for long, and who held the hub
-        self._greenlet: gevent.Greenlet | None = None
+        self._loop = Loop("hub watchdog", self._tell, fatal)
 
     def start(self) -> None:
         _start(self._look, ())
-        self._greenlet = gevent.spawn(self._tell)
+        self._loop.start()
 
     def stop(self) -> None:
         self._going = False
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
+        self._loop.stop()
 
     def _look(self) -> None:
         while self._going:
@@ -74,6 +74,10 @@ class HubWatchdog:
     def _tell(self) -> None:
         while True:
             gevent.sleep(WATCH_INTERVAL)
-            seen, self._seen = self._seen, None
+            seen = self._take_seen()
             if seen is not None:
                 log.warning("for %.1f s nothing else had a turn, heartbeats neither: held by %s", time.monotonic() - seen[0], seen[1])
+
+    def _take_seen(self) -> tuple[float, str] | None:
+        seen, self._seen = self._seen, None
+        return seen

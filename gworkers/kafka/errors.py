@@ -59,3 +59,8 @@ def classify(error: Any) -> Kind:
         if cls in known:
             return known[cls]
     return Kind.PASSING if getattr(error, "retriable", False) else Kind.OTHER
+
+
+def is_kafkas(error: BaseException) -> bool:
+    """Whether it is one of kafka-python's own errors, which says something about Kafka and not about a mistake in a program."""
+    return isinstance(error, green.module("kafka.errors").KafkaError)

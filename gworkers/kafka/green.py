@@ -1,4 +1,4 @@
-"""kafka-python on gevent, and nobody else.
+"""kafka-python on gevent, and nothing else.
 
 kafka-python starts threads and blocks on sockets and locks. Under gevent these must be greenlets, gevent's sockets and
 gevent's locks; the application beside it must keep the ordinary standard library, because its handlers run in native
@@ -159,7 +159,7 @@ class _Loader:
         for name in ("socket", "ssl", "select", "selectors", "time"):
             self.substitutes[name] = importlib.import_module(f"gevent.{name}")
         self.substitutes["sys"] = self._sys()
-        self.substitutes["importlib.resources"] = self._importlib()
+        self.substitutes["importlib"] = self.substitutes["importlib.resources"] = self._importlib()  # import a.b binds a
         self._builtins = dict(vars(builtins), __import__=self._import)
 
     def _sys(self) -> types.ModuleType:
@@ -169,15 +169,18 @@ class _Loader:
         return module
 
     def _importlib(self) -> types.ModuleType:
-        """``importlib.resources.read_text`` from the private packages; the real one would import the ordinary ones."""
+        """``importlib`` as kafka-python sees it: what it loads or reads by name comes from the private packages."""
         module, resources = types.ModuleType("importlib"), types.ModuleType("importlib.resources")
 
         def read_text(package: str, resource: str, encoding: str = "utf-8", errors: str = "strict") -> str:
             folder = self.load(package).__path__[0]
             return pathlib.Path(folder, resource).read_text(encoding, errors)
 
-        setattr(resources, "read_text", read_text)  # noqa: B010
-        setattr(module, "resources", resources)  # noqa: B010
+        def import_module(name: str, package: str | None = None) -> types.ModuleType:
+            return self.load(name) if _is_kafka(name) else importlib.import_module(name, package)
+
+        resources.__dict__.update(read_text=read_text)
+        module.__dict__.update(vars(importlib), resources=resources, import_module=import_module)
         return module
 
     def load(self, name: str) -> types.ModuleType:
@@ -224,7 +227,7 @@ class _Loader:
             name = importlib.util.resolve_name("." * level + name, package)
         if name in self.substitutes:
             return self.substitutes[name]
-        if name != PACKAGE and not name.startswith(PACKAGE + "."):
+        if not _is_kafka(name):
             return builtins.__import__(name, globals, locals, fromlist or (), 0)
         module = self.load(name)
         if not fromlist:
@@ -237,6 +240,10 @@ class _Loader:
                     if error.name != f"{name}.{attribute}":
                         raise
         return module
+
+
+def _is_kafka(name: str) -> bool:
+    return name == PACKAGE or name.startswith(PACKAGE + ".")
 
 
 @lru_cache(maxsize=1)

@@ -73,38 +73,38 @@ def known(client: str) -> dict[str, Option]:
 
 
 def convert(option: Option, value: Any) -> Any:
-    """The value as kafka-python wants it. Raises ValueError with what is wanted."""
+    """The value as kafka-python takes it. Raises ValueError with what was expected."""
     if value is None:
         return None
     if option.name == "partition_assignment_strategy":
         return [assignor(name) for name in (value if isinstance(value, list) else [value])]
     if option.name == "compression_type" and value not in ("gzip", "snappy", "lz4", "zstd"):
-        raise ValueError("gzip, snappy, lz4 or zstd is wanted")
+        raise ValueError("expected gzip, snappy, lz4 or zstd")
     kind = option.kind
     if kind == "bool":
         if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off"):
             return value.lower() in ("true", "yes", "on")
         if not isinstance(value, bool):
-            raise ValueError("true or false is wanted")
+            raise ValueError("expected true or false")
         return value
     if kind in ("int", "float"):
         number = _number(value)
         if number is None or (kind == "int" and number != int(number)):
-            raise ValueError("a whole number is wanted" if kind == "int" else "a number is wanted")
+            raise ValueError("expected a whole number" if kind == "int" else "expected a number")
         return int(number) if kind == "int" else number
     if kind == "str":
         if not isinstance(value, str):
-            raise ValueError("text is wanted")
+            raise ValueError("expected text")
         return value
     if kind in ("list", "tuple"):
         if isinstance(value, str) and option.name == "api_version":
             value = [int(part) for part in value.split(".") if part.isdigit()]
         if not isinstance(value, list):
-            raise ValueError("a list is wanted")
+            raise ValueError("expected a list")
         return [tuple(item) if isinstance(item, list) else item for item in value] if kind == "list" else tuple(value)
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
         return _imported(value)
-    raise ValueError("a Python object is wanted: name it as module:attribute")
+    raise ValueError("expected a Python object, named as module:attribute")
 
 
 def _number(value: Any) -> float | None:
@@ -118,7 +118,7 @@ def _number(value: Any) -> float | None:
 
 def assignor(name: Any) -> Any:
     if name not in _ASSIGNORS:
-        raise ValueError(f"{', '.join(_ASSIGNORS)} are known")
+        raise ValueError(f"expected {', '.join(_ASSIGNORS)}")
     module, _, attribute = _ASSIGNORS[name].partition(":")
     return getattr(green.module(f"kafka.coordinator.assignors.{module}"), attribute)
 
@@ -160,7 +160,7 @@ def problems(loaded: Loaded) -> Iterator[Problem]:
                 try:
                     convert(options[name], value)
                 except ValueError as error:
-                    text = f"found {value!r}; {error}"
+                    text = f"{error}, got {value!r}" if str(error).startswith("expected") else str(error)
             if text is not None:
                 yield Problem(loaded.document.where(path), dotted(path), text)
 

@@ -97,7 +97,7 @@ class KafkaTransactionalClient:
         version = self._kafka.config["api_version"]
         if version < OLDEST_BROKER:
             raise UnavailableError(
-                f"Kafka at {self._clients.servers} is of version {'.'.join(map(str, version))}, and delivery: exactly-once wants "
+                f"Kafka at {self._clients.servers} is of version {'.'.join(map(str, version))}, and delivery: exactly-once needs "
                 f"{'.'.join(map(str, OLDEST_BROKER))} or later; upgrade it, or write delivery: at-least-once"
             )
 

@@ -157,7 +157,7 @@ def _to_bytes(text: str) -> bytes:
         for character in piece:
             digit = ord(character) - _BASE
             if not 0 <= digit < 0x8000:
-                raise ValueError(f"the character {character!r} is none of its own")
+                raise ValueError(f"unexpected character {character!r}")
             number = number << 15 | digit
         size = len(piece) * 15 // 8
         out += (number >> (len(piece) * 15 - size * 8)).to_bytes(size, "big")
@@ -194,7 +194,7 @@ def encode(position: int, unfinished: Sequence[int], end: int, units: int = UNIT
 
 
 def decode(position: int, text: str) -> OffsetMap | None:
-    """The map in a committed offset's metadata; None when it is empty. Raises ForeignMetadataError for anything that is none of ours."""
+    """The map in a committed offset's metadata; None when it is empty. Raises ForeignMetadataError for anything else."""
     if not text:
         return None
     if not text.startswith(MARK):

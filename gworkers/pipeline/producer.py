@@ -23,7 +23,7 @@ from gevent.event import Event
 from gworkers.errors import SendError, one_line
 from gworkers.handlers.job import Job, Row
 from gworkers.handlers.partition import Partition
-from gworkers.kafka.errors import Kind, classify
+from gworkers.kafka.errors import Kind, classify, is_kafkas
 from gworkers.kafka.membership import ASK_AGAIN
 from gworkers.kafka.producing import check_size
 from gworkers.kafka.protocols import Membership, ProducerClient, TopicPartition
@@ -220,8 +220,9 @@ class Producer:
             try:
                 self._append(pending, generation)
             except Exception as error:
+                if not is_kafkas(error):
+                    raise
                 if generation == self._generation:
-                    log.debug("where it failed", exc_info=True)
                     self._receiver.broke(error)
 
     def _append(self, pending: dict[TopicPartition, tuple[list[Row], list[Job]]], generation: int) -> None:

@@ -235,16 +235,20 @@ class Quarantine:
         if suspects and job.offset in suspects:
             self._cleared(job)
 
-    def _serve(self) -> None:
+    def _next(self) -> Job:
+        """The next suspect whose route's limits have room. Blocks until there is one."""
         while True:
             if not self._waiting:
                 self._came.clear()
                 self._came.wait()
-                continue
-            if not self._pacing.free(self._waiting[0].partition.route):
+            elif not self._pacing.free(self._waiting[0].partition.route):
                 gevent.sleep(LIMIT_INTERVAL)
-                continue
-            job = self._waiting.popleft()
+            else:
+                return self._waiting.popleft()
+
+    def _serve(self) -> None:
+        while True:
+            job = self._next()
             suspect = (job.partition.suspects or {}).get(job.offset)
             if suspect is not None and suspect.deaths >= self._deaths and suspect.alone:
                 job.error = KilledError(

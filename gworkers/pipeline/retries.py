@@ -97,12 +97,16 @@ class Retries:
 
     def _run(self) -> None:
         while True:
-            now = int(time.monotonic() * 1000)
-            due: list[Job] = []
-            while self._times and self._times[0] <= now:
-                due += self._due.pop(heapq.heappop(self._times))
+            due = self._take_due()
             if due:
-                self._count -= len(due)
                 self._scheduler.put_back(due)
             self._changed.clear()
             self._changed.wait(max(0.0, self._times[0] / 1000 - time.monotonic()) if self._times else None)
+
+    def _take_due(self) -> list[Job]:
+        now = int(time.monotonic() * 1000)
+        due: list[Job] = []
+        while self._times and self._times[0] <= now:
+            due += self._due.pop(heapq.heappop(self._times))
+        self._count -= len(due)
+        return due

@@ -85,6 +85,7 @@ class Process:
 
     def __init__(self, loaded: Loaded, routes: list[Route], servers: str, number: int, fatal: Fatal) -> None:
         self._config = config = loaded.config
+        self._fatal = fatal
         self._journal: Journal | None = None
         self._watchdog: HubWatchdog | None = None
         suspects = self._look_back(loaded)
@@ -120,7 +121,7 @@ class Process:
         self.pipeline.start()
         if self._config.executor == "greenlet":
             keeper = self.pipeline.time_keeper
-            self._watchdog = HubWatchdog(lambda: keeper.beat)
+            self._watchdog = HubWatchdog(lambda: keeper.beat, self._fatal)
             self._watchdog.start()
 
     def drain(self, error: BaseException | None) -> int:

@@ -30,7 +30,7 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._live = self._stream.isatty()
         self._shown = False
-        self._last = (time.monotonic(), 0)
+        self._last = self._said = (time.monotonic(), 0)  # when figures were taken, and logged, and how many were done then
         self._rate = 0.0
         self._begun: float | None = None
         self._loop = Loop("progress", self._run, fatal)
@@ -71,25 +71,26 @@ class Progress:
             self._shown = False
 
     def _run(self) -> None:
-        said_at, said_done = time.monotonic(), 0
         while True:
             gevent.sleep(TERMINAL_INTERVAL)
-            snapshot = self._snapshot()
-            now, done = time.monotonic(), snapshot.done
-            then, before = self._last
-            self._rate += 0.3 * ((done - before) / (now - then) - self._rate)
-            self._last = now, done
-            if self._begun is None and snapshot.polled:
-                self._begun = then
-            if self._live:
-                self._stream.write(f"\r\x1b[K{self.figures(snapshot)}")
-                self._stream.flush()
-                self._shown = True
-            elif now - said_at >= LOG_INTERVAL and done != said_done:
-                log.info("%s", self.figures(snapshot))
-                said_at, said_done = now, done
-            if self._sample and done >= self._sample and snapshot.idle:
-                self._close_sample(now, snapshot)
+            self._show(self._snapshot())
+
+    def _show(self, snapshot: Snapshot) -> None:
+        now, done = time.monotonic(), snapshot.done
+        then, before = self._last
+        self._rate += 0.3 * ((done - before) / (now - then) - self._rate)
+        self._last = now, done
+        if self._begun is None and snapshot.polled:
+            self._begun = then
+        if self._live:
+            self._stream.write(f"\r\x1b[K{self.figures(snapshot)}")
+            self._stream.flush()
+            self._shown = True
+        elif now - self._said[0] >= LOG_INTERVAL and done != self._said[1]:
+            log.info("%s", self.figures(snapshot))
+            self._said = now, done
+        if self._sample and done >= self._sample and snapshot.idle:
+            self._close_sample(now, snapshot)
 
     def _close_sample(self, now: float, snapshot: Snapshot) -> None:
         took = now - (self._begun or now)

@@ -28,7 +28,7 @@ def run(folder: Path, *arguments: str) -> Any:
         ("kafka: [", "", "app.yaml:1: this is no YAML"),
         ("", "", "app.yaml: the file is empty; it needs at least kafka: and routes:"),
         (GOOD + "rutes: 1\n", "", 'app.yaml:6: rutes: unknown key; did you mean "routes"?'),
-        (GOOD + "concurrency: -1\n", "", "app.yaml:6: concurrency: found -1; 1 or more is wanted (for example 64)"),
+        (GOOD + "concurrency: -1\n", "", "app.yaml:6: concurrency: expected 1 or more (for example 64), got -1"),
         (GOOD + "concurrency: 1\nconcurrency: 2\n", "", "app.yaml:7: concurrency: the key stands here a second time, first at app.yaml:6"),
         (GOOD + "  s: {topics: [t], handler: 'app:handle'}\n", "", "the topic t is consumed by the route r already; a topic has one route"),
         (GOOD + "x: !!python/object/apply:os.system ['touch pwned']\n", "", "is not read; write plain values"),

@@ -138,7 +138,7 @@ def test_tail_shows_headers_and_missing_values(file: Path, source: str, kafka_se
         (
             ("tail", "SOURCE", "--from", "soon"),
             64,
-            "--from soon: beginning, end, an offset, partition:offset, a time or a duration is wanted",
+            "--from soon: expected beginning, end, an offset, partition:offset, a time or a duration",
         ),
         (("tail", "SOURCE", "--from", "9:0"), 64, "--from 9:0: there is no partition 9; there are 4"),
         (("send", "SOURCE", "none.txt"), 64, "none.txt"),

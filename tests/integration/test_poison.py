@@ -57,7 +57,7 @@ def test_only_what_kills_the_process_is_dead_lettered(
     assert died >= deaths
     letters = consume(kafka_servers, dead)
     assert sorted(letter.value() for letter in letters) == sorted(poison)
-    assert {dict(letter.headers())["gworkers-reason"] for letter in letters} == {b"killed the process"}
+    assert {dict(letter.headers())["gworkers-reason"] for letter in letters} == {b"killed"}
     results = Counter(record.value() for record in consume(kafka_servers, output))
     assert set(results) == set(values) - set(poison)
 

@@ -50,15 +50,15 @@ def test_an_option_of_one_client_is_none_of_both() -> None:
 @pytest.mark.parametrize(
     ("section", "given", "wanted"),
     [
-        ("consumer", {"session_timeout_ms": "long"}, "kafka.consumer.session_timeout_ms: found 'long'; a whole number is wanted"),
-        ("consumer", {"session_timeout_ms": 1.5}, "kafka.consumer.session_timeout_ms: found 1.5; a whole number is wanted"),
-        ("consumer", {"check_crcs": "maybe"}, "kafka.consumer.check_crcs: found 'maybe'; true or false is wanted"),
-        ("client", {"client_id": 5}, "kafka.client.client_id: found 5; text is wanted"),
-        ("producer", {"compression_type": "rar"}, "kafka.producer.compression_type: found 'rar'; gzip, snappy, lz4 or zstd is wanted"),
+        ("consumer", {"session_timeout_ms": "long"}, "kafka.consumer.session_timeout_ms: expected a whole number, got 'long'"),
+        ("consumer", {"session_timeout_ms": 1.5}, "kafka.consumer.session_timeout_ms: expected a whole number, got 1.5"),
+        ("consumer", {"check_crcs": "maybe"}, "kafka.consumer.check_crcs: expected true or false, got 'maybe'"),
+        ("client", {"client_id": 5}, "kafka.client.client_id: expected text, got 5"),
+        ("producer", {"compression_type": "rar"}, "kafka.producer.compression_type: expected gzip, snappy, lz4 or zstd, got 'rar'"),
         (
             "consumer",
             {"partition_assignment_strategy": "best"},
-            "kafka.consumer.partition_assignment_strategy: found 'best'; cooperative-sticky, sticky, range, roundrobin are known",
+            "kafka.consumer.partition_assignment_strategy: expected cooperative-sticky, sticky, range, roundrobin, got 'best'",
         ),
     ],
 )

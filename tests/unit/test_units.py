@@ -19,7 +19,7 @@ def test_durations_are_read_with_their_unit(text: object, seconds: float) -> Non
 
 @pytest.mark.parametrize("text", ["30", 30, "5 minutes", "-1s", "", None, True, [], "s", "1e3s", float("nan")])
 def test_anything_else_is_no_duration(text: object) -> None:
-    with pytest.raises(ValueError, match="unit is wanted"):
+    with pytest.raises(ValueError, match="expected a duration with its unit"):
         parse_duration(text)
 
 
@@ -32,7 +32,7 @@ def test_sizes_are_read_with_their_unit(text: object, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["64Mi", "-1", -1, "1.5", 1.5, None, True, "MiB"])
 def test_anything_else_is_no_size(text: object) -> None:
-    with pytest.raises(ValueError, match="size is wanted"):
+    with pytest.raises(ValueError, match="expected a size"):
         parse_size(text)
 
 
@@ -57,7 +57,7 @@ def test_rates_are_read_with_their_burst(text: str, per_second: float, burst: in
 
 @pytest.mark.parametrize("text", ["100", "0/s", "/s", "100/x", "100/s burst 0", None, 5])
 def test_anything_else_is_no_rate(text: object) -> None:
-    with pytest.raises(ValueError, match="a rate is wanted"):
+    with pytest.raises(ValueError, match="expected a rate"):
         parse_rate(text)
 
 
@@ -65,5 +65,5 @@ def test_amounts_are_a_number_in_a_time() -> None:
     amount = parse_amount("100 in 1m")
     assert (amount.count, amount.seconds) == (100, 60)
     for text in ("100", "in 1m", "100 in 0", "x in 1m", None):
-        with pytest.raises(ValueError, match="is wanted"):
+        with pytest.raises(ValueError, match="expected a number in a time"):
             parse_amount(text)
