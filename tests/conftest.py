@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,18 @@ def real_kafka(kafka_servers: str) -> str:
         _left_out.append(os.environ.get("PYTEST_CURRENT_TEST", "?").split(" ")[0])
         pytest.skip("needs Apache Kafka")
     return kafka_servers
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In one of several processes: hand what was left out to the one that prints the summary."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = _left_out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _left_out.extend(getattr(node, "workeroutput", {}).get("left_out", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

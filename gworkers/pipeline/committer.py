@@ -100,6 +100,11 @@ class Committer:
     def stop(self) -> None:
         self._loop.stop()
 
+    @property
+    def dead(self) -> bool:
+        """Whether its loop has ended."""
+        return self._loop.dead
+
     def _run(self) -> None:
         while True:
             gevent.sleep(self._interval)

@@ -89,6 +89,10 @@ class Delivery(Protocol):
     def uncommitted(self) -> int:
         """Jobs here that are no longer in flight and not settled, and may be yet."""
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing will be committed any more, because the loop that does has ended."""
+
     def stop_committing(self) -> None:
         """After the last ``commit``: nothing more is committed."""
 
@@ -181,6 +185,10 @@ class AtLeastOnce:
     @property
     def uncommitted(self) -> int:
         return 0
+
+    @property
+    def over(self) -> bool:
+        return self._committer.dead
 
     def stop_committing(self) -> None:
         self._committer.stop()

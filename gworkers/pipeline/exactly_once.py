@@ -101,6 +101,10 @@ class ExactlyOnce:
         self._producer.start()
         self._loop.start()
 
+    @property
+    def over(self) -> bool:
+        return self._loop.dead
+
     def stop_committing(self) -> None:
         self._loop.stop()
 
@@ -195,7 +199,7 @@ class ExactlyOnce:
     @property
     def uncommitted(self) -> int:
         waiting = sum(job.freed for jobs in (self._jobs, self._next) for job in jobs)
-        return waiting + len(self.refusals) if not self._loop.dead else 0
+        return waiting + len(self.refusals) if not self.over else 0
 
     # -- committing
 
@@ -207,7 +211,7 @@ class ExactlyOnce:
         deadline = time.monotonic() + timeout
         self._urgent += 1
         try:
-            while not self._loop.dead and self._behind(self._partitions.values()) and time.monotonic() < deadline:
+            while not self.over and self._behind(self._partitions.values()) and time.monotonic() < deadline:
                 self._hurry()
                 gevent.sleep(LOOK_INTERVAL)
         finally:
@@ -220,7 +224,7 @@ class ExactlyOnce:
         self._urgent += 1
         try:
             seen = -1
-            while not self._loop.dead and time.monotonic() < deadline:
+            while not self.over and time.monotonic() < deadline:
                 if seen != self.ended:
                     seen = self.ended
                     if not self._behind(partitions):

@@ -129,7 +129,7 @@ class Pipeline:
         """While the group rebalances it takes no commits, so polling goes on until it has."""
         deadline = time.monotonic() + timeout
         while not self._delivery.commit(LAST_COMMIT_TIMEOUT):
-            if time.monotonic() > deadline or self._consumer.dead:
+            if time.monotonic() > deadline or self._consumer.dead or self._delivery.over:
                 return False
             gevent.sleep(LAST_COMMIT_INTERVAL)
         return True

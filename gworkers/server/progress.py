@@ -51,14 +51,14 @@ class Progress:
             handler.stream = stream
 
     def figures(self, snapshot: Snapshot) -> str:
-        """``done 1,240 · 2,310/s · running 64 · waiting 512 · retrying 12 · dead-lettered 3 · lag 1,160``"""
+        """``done 1,240 · 2,310/s · running 64 · waiting 512 · retried 12 · dead-lettered 3 · lag 1,160``"""
         return " · ".join(
             (
                 f"done {snapshot.done:,}",
                 f"{self._rate:,.0f}/s",
                 f"running {snapshot.running:,}",
                 f"waiting {snapshot.waiting:,}",
-                f"retrying {snapshot.retrying:,}",
+                f"retried {snapshot.retried:,}",
                 f"dead-lettered {snapshot.dead_lettered:,}",
                 f"lag {snapshot.lag:,}" if snapshot.lag is not None else "lag ?",
             )

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import confluent_kafka
 
@@ -168,7 +169,7 @@ def latency(servers: str, seconds: float = 8.0, rate: int = 1000, **more: object
                 producer.poll(0)
                 for message in consumer.consume(500, 0.001):
                     if message.error() is None:
-                        found.append(1000 * (time.time() - float(message.value())))
+                        found.append(1000 * (time.time() - float(message.value() or b"nan")))
             assert len(found) == sent, f"{len(found)} of {sent} results came"
         finally:
             server.process.kill()
@@ -183,7 +184,7 @@ def intervals(servers: str, many: str, some: str, count: int) -> None:
     print("\n| `transaction.interval` | msgs/s, no-op | msgs/s, 5 ms | latency at 1,000 msgs/s, 5 ms: median | 99 % |")
     print("|---|---:|---:|---:|---:|")
     for interval in (20, 50, 100, 500):
-        more = {"delivery": "exactly-once", "instance": unique("bench"), "transaction": {"interval": f"{interval}ms"}}
+        more: dict[str, Any] = {"delivery": "exactly-once", "instance": unique("bench"), "transaction": {"interval": f"{interval}ms"}}
         noop, wait = ours(servers, many, count, **more), ours(servers, some, count // 3, WAIT, **more)
         median, slow = latency(servers, **more)
         mark = "✓" if median < 2 * interval else "✗"
@@ -287,7 +288,7 @@ def main() -> int:
             "gworkers, greenlet executor, 5 ms, 64": lambda: ours(servers, some, count // 3, WAIT, executor="greenlet"),
         }
         state = tempfile.mkdtemp(prefix="bench-state-")
-        everything = {
+        everything: dict[str, Any] = {
             "timeout": "30s",
             "retry": {"attempts": 5, "backoff": "1s"},
             "dead_letter": "bench.dead",
@@ -303,7 +304,7 @@ def main() -> int:
                 servers, many, count, BATCHED, batch={"max_messages": 100, "max_wait": "20ms"}
             ),
         }
-        once = {"delivery": "exactly-once", "instance": unique("bench")}
+        once: dict[str, Any] = {"delivery": "exactly-once", "instance": unique("bench")}
         rows |= {
             "gworkers, exactly-once, no-op, 64": lambda: ours(servers, many, count, **once),
             "gworkers, exactly-once, 5 ms, 64": lambda: ours(servers, some, count // 3, WAIT, **once),

@@ -31,6 +31,10 @@ class Proxy:
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                     one.shutdown(socket.SHUT_RDWR)
 
+    def behave(self) -> None:
+        """Pass everything on at once again."""
+        self.delay, self.frozen = 0.0, False
+
     def close(self) -> None:
         self._closed = True
         self._listener.close()

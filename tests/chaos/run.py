@@ -6,24 +6,10 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Iterable
 
-from tests.chaos.rounds import FAULTS, ONLY_EXACTLY_ONCE, Verdict, World
-
-
-def table(verdicts: Iterable[Verdict]) -> str:
-    """One row a kind of fault, in Markdown."""
-    kinds: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        kinds.setdefault(verdict.kind, []).append(verdict)
-    rows = ["| fault | rounds | faults | messages | lost | out of order | twice | by a zombie | longest pause |"]
-    rows.append("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
-    everything = [verdict for found in kinds.values() for verdict in found]
-    for kind, found in [*sorted(kinds.items()), ("**all**", everything)]:
-        sums = [sum(getattr(v, name) for v in found) for name in ("faults", "messages", "lost", "disorder", "twice", "zombie")]
-        pause = max((v.pause for v in found), default=0.0)
-        rows.append(f"| {kind} | {len(found)} | " + " | ".join(f"{number:,}" for number in sums) + f" | {pause:.1f} s |")
-    return "\n".join(rows)
+from tests.chaos.faults import FAULTS
+from tests.chaos.harness import World
+from tests.chaos.judge import Verdict, table
 
 
 def main() -> int:
@@ -39,7 +25,7 @@ def main() -> int:
     world = World(exactly_once=options.exactly_once)
     verdicts: list[Verdict] = []
     ends = time.monotonic() + 60 * options.minutes
-    names = list(options.only or (name for name in FAULTS if options.exactly_once or name not in ONLY_EXACTLY_ONCE))
+    names = list(options.only or (name for name, fault in FAULTS.items() if options.exactly_once or not fault.transactions))
     hanging = ""
     try:
         while time.monotonic() < ends:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.rounds import FAULTS, ONLY_EXACTLY_ONCE, World
+from tests.chaos.faults import FAULTS
+from tests.chaos.harness import World
 
 #: The faults that a short run tries with exactly-once as well.
-EXACTLY_ONCE = (*ONLY_EXACTLY_ONCE, "sigstop")
+EXACTLY_ONCE = {"sigstop", *(name for name, fault in FAULTS.items() if fault.transactions)}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["at-least-once", "exactly-once"])
@@ -26,7 +27,7 @@ def world(request: pytest.FixtureRequest, real_kafka_wanted: None) -> Iterator[W
 def test_nothing_is_lost_and_nothing_comes_out_of_order(fault: str, world: World) -> None:
     if world.exactly_once and fault not in EXACTLY_ONCE:
         pytest.skip("its turn is in bin/test chaos --exactly-once")
-    if not world.exactly_once and fault in ONLY_EXACTLY_ONCE:
+    if not world.exactly_once and FAULTS[fault].transactions:
         pytest.skip("it is a fault of transactions")
     verdict = FAULTS[fault](world, 7)
     assert verdict.faults

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.servers import ENVIRONMENT
+from tests.support.commands import gworkers
 
 GOOD = "kafka: {group: g}\nroutes:\n  r:\n    topics: [t]\n    handler: app:handle\n"
-
-
-def run(folder: Path, *arguments: str) -> Any:
-    return subprocess.run(
-        [sys.executable, "-m", "gworkers", *arguments], cwd=folder, capture_output=True, text=True, timeout=60, env=ENVIRONMENT
-    )
 
 
 @pytest.mark.parametrize(
@@ -52,7 +43,7 @@ def test_a_wrong_configuration(tmp_path: Path, command: str, text: str | None, a
     elif text is not None:
         file.write_text(text)
     (tmp_path / "app.py").write_text(app)
-    done = run(tmp_path, command, "-c", "app.yaml")
+    done = gworkers(command, "-c", "app.yaml")
     assert done.returncode == 78, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr

@@ -12,19 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.commands import gworkers
 from tests.support.servers import ENVIRONMENT, ROOT, configuration, consume, produce
-
-
-def gworkers(*arguments: str, folder: Path = ROOT, given: str | None = None, env: dict[str, str] | None = None) -> Any:
-    return subprocess.run(
-        [sys.executable, "-m", "gworkers", *arguments],
-        cwd=folder,
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**ENVIRONMENT, "COLUMNS": "100", **(env or {})},
-    )
 
 
 @pytest.fixture

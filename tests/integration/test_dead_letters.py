@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.servers import ENVIRONMENT, configuration, consume, create_topic, produce, unique, until
+from tests.support.commands import gworkers
+from tests.support.servers import ENVIRONMENT, configuration, consume, create_topic, more_than, produce, unique
 
 FAILS = """
 class Busy(Exception): pass
@@ -41,14 +42,7 @@ def failed(kafka_servers: str, source: str, output: str, start: Any) -> Any:
 
 
 def command(server: Any, *arguments: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "gworkers", "dead-letters", *arguments, "-c", str(server.file)],
-        capture_output=True,
-        text=True,
-        cwd=server.folder,
-        env=ENVIRONMENT,
-        timeout=60,
-    )
+    done = gworkers("dead-letters", *arguments, "-c", str(server.file), folder=server.folder)
     assert done.returncode == status, done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     return done.stdout if status == 0 else done.stderr
@@ -106,7 +100,7 @@ def test_a_replay_that_is_killed_and_run_again_sends_each_letter_once(real_kafka
     for seen in (1, 600, 1200):
         replay = subprocess.Popen([*line, "--rate", "600/s burst 100"], cwd=server.folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
         try:
-            until(lambda seen=seen: len(consume(real_kafka, aside, isolation="read_uncommitted")) >= seen, what="some letters")
+            more_than(real_kafka, aside, seen - 1, isolation="read_uncommitted")
         finally:
             replay.send_signal(signal.SIGKILL)
             replay.wait()

@@ -14,7 +14,7 @@ import requests
 from confluent_kafka import admin
 
 from tests.support import broker
-from tests.support.servers import EMBEDDED, committed, configuration, consume, create_topic, produce, unique, until
+from tests.support.servers import EMBEDDED, committed, configuration, consume, create_topic, more_than, produce, unique, until
 
 pytestmark = pytest.mark.skipif(EMBEDDED, reason="the embedded broker knows no transactions")
 
@@ -63,7 +63,7 @@ def handle(value):
 
 
 def test_a_result_that_the_broker_refuses_takes_no_other_with_it(kafka_servers: str, source: str, start: Any, executor: str) -> None:
-    output = create_topic(kafka_servers, unique("small"), **{"max.message.bytes": "20000"})
+    output = create_topic(kafka_servers, unique("small"), max_message_bytes="20000")
     dead = create_topic(kafka_servers, unique("dead"))
     made = fill(kafka_servers, source, 3000)
     config = exactly_once(kafka_servers, source, output, executor=executor, order="key", dead_letter=dead, retry={"attempts": 1})
@@ -133,7 +133,7 @@ def test_a_killed_process_leaves_nothing_behind(kafka_servers: str, source: str,
     for _ in range(3):
         before = len(consume(kafka_servers, output, timeout=1))
         server = start(config, app=app)
-        until(lambda before=before: len(consume(kafka_servers, output, timeout=1)) > before, what="results")
+        more_than(kafka_servers, output, before)
         server.signal(signal.SIGKILL)
         server.wait()
     server = start(config, "--until-idle", "1s", app=app)

@@ -84,7 +84,8 @@ def test_a_delayed_message_waits_without_a_worker(kafka_servers: str, source: st
 
 def test_old_messages_are_dropped_dead_lettered_or_handled(kafka_servers: str, start: Any) -> None:
     now = int(time.time() * 1000)
-    routes, outputs = {}, {}
+    routes: dict[str, dict[str, Any]] = {}
+    outputs = {}
     dead = create_topic(kafka_servers, unique("dead"))
     for then in ("drop", "dead-letter", "handle"):
         source, output = create_topic(kafka_servers, unique("in")), create_topic(kafka_servers, unique("out"))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -19,7 +17,8 @@ from kafka.structs import OffsetAndMetadata
 from gworkers.offsets import offset_map
 from tests.chaos.proxy import Proxy
 from tests.support import broker
-from tests.support.servers import ENVIRONMENT, committed, configuration, consume, create_topic, produce, unique, until
+from tests.support.commands import gworkers
+from tests.support.servers import committed, configuration, consume, create_topic, produce, unique, until
 
 STUCK = """
 import os, time
@@ -49,9 +48,7 @@ def metadata_of(kafka: str, group: str, topic: str, partition: int) -> tuple[int
 
 
 def lag(file: Any, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "gworkers", "lag", "-c", str(file), *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
-    )
+    done = gworkers("lag", "-c", str(file), *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("pom.xml")
@@ -186,7 +187,7 @@ class Cluster:
     """Three brokers, of which the first is the controller as well and is not to be killed. servers: all three."""
 
     def __init__(self) -> None:
-        replicated = {
+        replicated: dict[str, Any] = {
             "default_replication_factor": "3",
             "offsets_topic_replication_factor": "3",
             "transaction_state_log_replication_factor": "3",

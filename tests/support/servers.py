@@ -92,14 +92,21 @@ def consume(kafka: str, topic: str, count: int | None = None, timeout: float = 3
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and (len(found) < count if count is not None else len(ended) < len(meta)):
             for message in consumer.consume(1000, 0.1):
-                if message.error() is None:
+                error, partition = message.error(), message.partition()
+                assert partition is not None
+                if error is None:
                     found.append(message)
-                    ended.discard(message.partition())
-                elif message.error().code() == confluent_kafka.KafkaError._PARTITION_EOF:
-                    ended.add(message.partition())
+                    ended.discard(partition)
+                elif error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
+                    ended.add(partition)
         return found
     finally:
         consumer.close()
+
+
+def more_than(kafka: str, topic: str, count: int, isolation: str = "read_committed") -> None:
+    """Wait until a topic has more than ``count`` messages."""
+    until(lambda: len(consume(kafka, topic, timeout=1, isolation=isolation)) > count, what=f"more than {count} messages in {topic}")
 
 
 def committed(kafka: str, group: str, topic: str, partitions: int = 4) -> dict[int, int]:

@@ -54,7 +54,7 @@ def test_a_list_has_an_entry_for_each_message() -> None:
 
 def test_the_handler_gets_messages_when_it_asks_for_them() -> None:
     got: list[Message] = []
-    run(got.extend, jobs_of(b"1", b"2", **{"pass": "message"}))
+    run(got.extend, jobs_of(b"1", b"2", pass_="message"))
     assert [(message.offset, message.value) for message in got] == [(0, 1), (1, 2)]
 
 

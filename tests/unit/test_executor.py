@@ -86,7 +86,11 @@ def test_what_has_not_begun_can_be_taken_back_in_order(threads: ThreadExecutor) 
 def test_a_thread_that_waits_for_another_gets_its_turn(threads: ThreadExecutor) -> None:
     """Four handlers that meet at a barrier: they can only end when all four run at once."""
     barrier = threading.Barrier(4)
-    blocks = [block_of(lambda job: barrier.wait(10) and None) for _ in range(4)]
+
+    def handle(job: Job) -> None:
+        barrier.wait(10)
+
+    blocks = [block_of(handle) for _ in range(4)]
     gevent.joinall([gevent.spawn(threads.run, block) for block in blocks], timeout=20, raise_error=True)
     assert all(len(block.done) == 1 for block in blocks)
 

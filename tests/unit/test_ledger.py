@@ -122,7 +122,12 @@ def test_whoever_makes_room_wakes_the_poller() -> None:
     partition.in_flight = 10
     assert ledger.room == 0
     woken: list[bool] = []
-    waiter = gevent.spawn(lambda: (ledger.wait_for_room(30), woken.append(True)))
+
+    def wait() -> None:
+        ledger.wait_for_room(30)
+        woken.append(True)
+
+    waiter = gevent.spawn(wait)
     gevent.sleep(0)
     ledger.release(held[:2])
     gevent.sleep(0)

@@ -13,7 +13,11 @@ from gworkers.loop import Loop, after
 
 def test_what_is_not_expected_ends_the_process_with_its_trace(caplog: pytest.LogCaptureFixture) -> None:
     errors: list[BaseException] = []
-    loop = Loop("clock", lambda: 1 / 0 and None, errors.append).start()
+
+    def run() -> None:
+        _ = 1 / 0
+
+    loop = Loop("clock", run, errors.append).start()
     loop.greenlet.join(5)
     (error,) = errors
     assert isinstance(error, FatalError)

@@ -16,7 +16,8 @@ from gworkers.offsets.offset_map import ForeignMetadataError, OffsetMap, decode,
 def maps(draw: st.DrawFn) -> tuple[int, list[int], int]:
     position = draw(st.integers(0, 2**40))
     runs = draw(st.lists(st.integers(1, 200), min_size=1, max_size=60))
-    unfinished, at = [], position
+    unfinished: list[int] = []
+    at = position
     for index, run in enumerate(runs):
         if index % 2 == 0:
             unfinished += range(at, at + run)

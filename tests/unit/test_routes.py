@@ -76,7 +76,7 @@ def test_without_an_output_a_result_is_dropped_and_a_record_is_sent() -> None:
 
 def test_a_message_tells_where_it_came_from() -> None:
     got: list[Message] = []
-    run(got.append, b"5", decode="json", attempt=3, **{"pass": "message"})
+    run(got.append, b"5", decode="json", attempt=3, pass_="message")
     assert got == [Message("in", 3, 7, b"k", 5, (("h", b"1"),), 1234, 3)]
     assert got[0].header("h") == b"1"
     assert got[0].header("none", b"d") == b"d"
