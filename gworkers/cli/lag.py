@@ -45,7 +45,7 @@ def lag(file: Path, overrides: tuple[str, ...], with_map: bool, as_json: bool) -
         committed = "-" if row["committed"] is None else row["committed"]
         click.echo(f"{row['topic']:<30} {row['partition']:>9} {committed:>12} {row['end']:>12} {row['left']:>10} {row['ahead']:>15}")
         if row["metadata"] is not None:
-            click.echo(f"  its metadata is no map of finished offsets: {row['metadata']}")
+            click.echo(f"  its metadata is no map of finished offsets for it: {row['metadata']}")
         for offset, age in row["unfinished"]:
             told = "gone from Kafka" if age is None else f"{age:,.1f} s old"
             click.echo(f"  {row['partition']}@{offset} unfinished, {told}")

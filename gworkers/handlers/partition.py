@@ -55,13 +55,21 @@ class Partition:
         "waiting",
     )
 
-    def __init__(self, topic: str, number: int, route: Route, start: int | None = None, delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        topic: str,
+        number: int,
+        route: Route,
+        start: int | None = None,
+        delay: float = 0.0,
+        topic_id: bytes | None = None,
+    ) -> None:
         self.topic = topic
         self.number = number
         self.route = route
         self.active = True
         self.closing = False  # about to be revoked: what runs may finish, nothing else begins
-        self.offsets = Offsets(start)
+        self.offsets = Offsets(start, topic_id)
         self.committed: int | None = None  # offsets.changes when it was last committed
         self.buffered = 0  # bytes of its messages and results in the process
         self.started = False  # a first look at where it begins has been taken

@@ -63,6 +63,10 @@ class KafkaGroup:
         offset: int = self._consumer.beginning_offsets([theirs])[theirs]
         return offset
 
+    def topic_id(self, topic: str) -> bytes | None:
+        found = self._consumer._manager.cluster.topic_id(topic)
+        return found.bytes if found is not None and found.int else None
+
     # -- committing
 
     def commit(self, offsets: Offsets, timeout: float) -> None:

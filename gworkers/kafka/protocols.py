@@ -86,6 +86,9 @@ class Group(Protocol):
     def end(self, tp: TopicPartition) -> int | None:
         """The offset after the last message, as the last fetch told it; None while it is not known. Never waits."""
 
+    def topic_id(self, topic: str) -> bytes | None:
+        """The 16 bytes that tell this topic from others of its name; None while they are not known. Never waits."""
+
     def beginning(self, tp: TopicPartition) -> int:
         """The offset of the first message that is there. Blocks."""
 

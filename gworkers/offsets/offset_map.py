@@ -4,6 +4,10 @@ The broker keeps 4,096 UTF-16 units of metadata with each committed offset. A ma
 ``end``, which are unfinished; every other one in between is finished (or was never there: compaction and transaction markers leave
 holes). Whoever gets the partition next runs the unfinished ones and what begins at ``end``, and nothing twice.
 
+The map names the offset that it is relative to, and the topic's id where that is known: whoever moves a commit (MirrorMaker 2,
+kafka-consumer-groups, any tool) takes its metadata along, and a map of other offsets would make messages be skipped. What a reader
+takes is bounded as what the writer makes is, because others can write a group's commits as well.
+
 The smallest of four encodings is taken. The two extremes bound what fits: a bit a span of at least 59,000 offsets whatever its pattern,
 and Golomb-Rice coded gaps (Rice, 1971) any span at all with fewer than 1,000 unfinished.
 """
@@ -16,23 +20,37 @@ from dataclasses import dataclass
 
 #: Units of metadata that the broker takes (offset.metadata.max.bytes), and what is left for bytes behind the mark at 15 bits a unit.
 UNITS = 4096
-MARK = "gw1"
+MARK = "gw2"
 CAPACITY_BITS = (UNITS - len(MARK)) * 15
 
 #: Spans up to this fit as a bit set, whatever the pattern.
 SURE_SPAN = 59_000
+
+#: The most offsets that a map names unfinished, and the longest span that is written as a bit set: beyond it not even a thousandfold
+#: repetition would fit, and the bit set would take long to make.
+MOST_UNFINISHED = 1_000_000
+MOST_BITS = CAPACITY_BITS * 8
+#: The longest span there is: an offset is a signed 64-bit number.
+MOST_SPAN = 2**63 - 1
 
 #: 15 bits a character, from U+4E00 on: all of them single UTF-16 units, none of them a surrogate.
 _BASE = 0x4E00
 
 _BITS, _UNFINISHED_GAPS, _RUNS, _DEFLATED = range(4)
 
-#: Bits of everything but the payload: checksum, encoding, length and span, padding to a byte and to a character.
-_OVERHEAD_BITS = 8 * (4 + 1 + 3 + 9) + 8 + 15
+#: Bytes of a topic's id, a UUID.
+_ID = 16
+
+#: Bits of everything but the payload: checksum, encoding, base, topic's id, length and span, padding to a byte and to a character.
+_OVERHEAD_BITS = 8 * (4 + 1 + 9 + 1 + _ID + 3 + 9) + 8 + 15
 
 
 class ForeignMetadataError(Exception):
-    """Metadata that holds no map of ours; the text says what is wrong with it."""
+    """Metadata that holds no map for this offset; the text says why. moved: it is a map of ours, of other offsets or another topic."""
+
+    def __init__(self, text: str, *, moved: bool = False) -> None:
+        super().__init__(text)
+        self.moved = moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +182,17 @@ def _to_bytes(text: str) -> bytes:
     return bytes(out)
 
 
-def encode(position: int, unfinished: Sequence[int], end: int, units: int = UNITS) -> str | None:
+def encode(position: int, unfinished: Sequence[int], end: int, topic_id: bytes | None = None, units: int = UNITS) -> str | None:
     """The metadata for a commit of ``position``: "" when nothing beyond it is finished, None when the map does not fit.
 
-    unfinished: the unfinished offsets from ``position`` up to ``end``, rising; end: the offset after the highest finished one.
+    unfinished: the unfinished offsets from ``position`` up to ``end``, rising; end: the offset after the highest finished one;
+    topic_id: 16 bytes, None where it is not known.
     """
     span = end - position
     if span <= 0 or span == len(unfinished):
         return ""
+    if len(unfinished) > MOST_UNFINISHED:
+        return None
     relative = [offset - position for offset in unfinished]
     most = (units - len(MARK)) * 15
     gaps, runs = _gaps(relative), _runs(relative, span)
@@ -180,7 +201,7 @@ def encode(position: int, unfinished: Sequence[int], end: int, units: int = UNIT
         _RUNS: _rice_bits(runs, _best_k(sum(runs), len(runs))),
     }
     candidates: dict[int, bytes] = {}
-    if span <= most * 8:  # beyond it not even a thousandfold repetition would fit, and the bit set would take long to make
+    if span <= MOST_BITS:
         plain = _bit_set(relative, span)
         candidates = {_BITS: plain, _DEFLATED: zlib.compress(plain, 6, -15)}
         sizes |= {kind: len(payload) * 8 for kind, payload in candidates.items()}
@@ -188,28 +209,45 @@ def encode(position: int, unfinished: Sequence[int], end: int, units: int = UNIT
     if sizes[kind] > most:
         return None
     payload = candidates[kind] if kind in candidates else _rice_payload(gaps if kind == _UNFINISHED_GAPS else runs)
-    body = bytes((kind,)) + _varint(len(payload)) + _varint(span) + payload
+    identity = _varint(position) + (bytes((_ID,)) + topic_id if topic_id is not None else b"\0")
+    body = bytes((kind,)) + identity + _varint(len(payload)) + _varint(span) + payload
     text = MARK + _to_text(zlib.crc32(body).to_bytes(4, "big") + body)
     return text if len(text) <= units else None
 
 
-def decode(position: int, text: str) -> OffsetMap | None:
-    """The map in a committed offset's metadata; None when it is empty. Raises ForeignMetadataError for anything else."""
+def decode(position: int, text: str, topic_id: bytes | None = None) -> OffsetMap | None:
+    """The map in the metadata of ``position``'s commit; None when it is empty. topic_id: 16 bytes, None where it is not known.
+
+    Raises ForeignMetadataError for anything else. Takes time and memory in proportion to the text and to MOST_UNFINISHED at most.
+    """
     if not text:
         return None
     if not text.startswith(MARK):
+        if text.startswith("gw1"):
+            raise ForeignMetadataError("it is an older version's (gw1), which does not say what offset it is for", moved=True)
         if text.startswith(MARK[:2]) and text[2:3].isdigit():
             raise ForeignMetadataError(f"it is a newer version's ({text[:3]})")
         raise ForeignMetadataError("it is another program's")
+    if len(text) > UNITS:
+        raise ForeignMetadataError(f"it has {len(text)} characters, more than any map")
     try:
         data = _to_bytes(text[len(MARK) :])
         checksum, body = data[:4], data[4:]
         kind = body[0]
-        length, at = _read_varint(body, 1)
+        base, at = _read_varint(body, 1)
+        size = body[at]
+        of_topic = body[at + 1 : at + 1 + size] or None
+        length, at = _read_varint(body, at + 1 + size)
         span, at = _read_varint(body, at)
         payload = body[at : at + length]
         if len(payload) != length or zlib.crc32(body[: at + length]) != int.from_bytes(checksum, "big"):
             raise ValueError("its checksum is wrong")
+        if base != position:
+            raise ForeignMetadataError(f"it was written for offset {base}, and whoever moved the commit took it along", moved=True)
+        if topic_id is not None and of_topic is not None and topic_id != of_topic:
+            raise ForeignMetadataError("it was written for another topic of this name", moved=True)
+        if span > MOST_SPAN - position:
+            raise ValueError("it reaches beyond any offset")
         relative = _unfinished(kind, payload, span)
     except (ValueError, IndexError, zlib.error, OverflowError, MemoryError) as error:
         raise ForeignMetadataError(f"it is damaged or cut off: {error}") from None
@@ -218,6 +256,8 @@ def decode(position: int, text: str) -> OffsetMap | None:
 
 def _unfinished(kind: int, payload: bytes, span: int) -> list[int]:
     if kind in (_BITS, _DEFLATED):
+        if span > MOST_BITS:
+            raise ValueError("the bit set is longer than any")
         size = -(-span // 8)
         if kind == _DEFLATED:
             payload = zlib.decompressobj(-15).decompress(payload, size + 1)
@@ -230,6 +270,8 @@ def _unfinished(kind: int, payload: bytes, span: int) -> list[int]:
     if k > 63:
         raise ValueError("the parameter is too large")
     count, at = _read_varint(payload, 1)
+    if count > CAPACITY_BITS:
+        raise ValueError("it names more than there is room for")
     values = list(_unrice(payload[at:], k, count))
     found: list[int] = []
     if kind == _UNFINISHED_GAPS:
@@ -243,6 +285,8 @@ def _unfinished(kind: int, payload: bytes, span: int) -> list[int]:
     lengths = [values[0], *(value + 1 for value in values[1:])] if values else []
     if sum(lengths) != span:
         raise ValueError("the runs do not add up")
+    if sum(lengths[::2]) > MOST_UNFINISHED:
+        raise ValueError("it names more unfinished offsets than any")
     at = 0
     for index, run in enumerate(lengths):
         if index % 2 == 0:

@@ -24,9 +24,10 @@ class Offsets:
     changes: counts what may have changed position or metadata.
     """
 
-    __slots__ = ("_known", "_known_end", "_unfinished", "changes", "end", "next")
+    __slots__ = ("_known", "_known_end", "_unfinished", "changes", "end", "next", "topic_id")
 
-    def __init__(self, start: int | None = None) -> None:
+    def __init__(self, start: int | None = None, topic_id: bytes | None = None) -> None:
+        self.topic_id = topic_id  # 16 bytes; None where it is not known
         self.next = start
         self.end = start if start is not None else 0
         self.changes = 0
@@ -40,6 +41,19 @@ class Offsets:
         self._known_end = self.end = found.end
         for offset in found.unfinished:
             self._unfinished[offset] = None
+
+    def reaches_beyond(self, end: int) -> bool:
+        """Whether a restored map says of offsets from ``end``, the end of the log, on that they are finished, which nobody can know."""
+        return self._known_end > end
+
+    def forget(self) -> None:
+        """What was restored is not believed after all: everything that is read from now on is to be run."""
+        for offset in self._known:
+            self._unfinished.pop(offset, None)
+        self._known.clear()
+        self._known_end = 0
+        self.end = self.next if self.next is not None else 0
+        self.changes += 1
 
     @property
     def restoring(self) -> bool:
@@ -98,18 +112,17 @@ class Offsets:
         if position is None or position >= self.end:
             return "", True
         unfinished = [offset for offset in self._unfinished if offset < self.end]
-        text = offset_map.encode(position, unfinished, self.end)
+        text = offset_map.encode(position, unfinished, self.end, self.topic_id)
         if text is not None:
             return text, True
         return self._as_much_as_fits(position, unfinished), False
 
-    @staticmethod
-    def _as_much_as_fits(position: int, unfinished: Sequence[int]) -> str:
+    def _as_much_as_fits(self, position: int, unfinished: Sequence[int]) -> str:
         """The map of a shorter span: offsets beyond it would be run again after a restart, and none would be lost."""
         low, high, best = 0, len(unfinished), ""
         while low < high:
             middle = (low + high + 1) // 2
-            text = offset_map.encode(position, unfinished[:middle], unfinished[middle - 1] + 1)
+            text = offset_map.encode(position, unfinished[:middle], unfinished[middle - 1] + 1, self.topic_id)
             if text is None:
                 high = middle - 1
             else:

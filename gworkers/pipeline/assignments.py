@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 from gworkers.events import Events
 from gworkers.handlers.partition import Partition
 from gworkers.handlers.routes import Route
-from gworkers.kafka.protocols import Committed, Offsets, TopicPartition
+from gworkers.kafka.protocols import Committed, Group, Offsets, TopicPartition
 from gworkers.offsets import offset_map
 from gworkers.pipeline.delivery import Delivery
 from gworkers.pipeline.ledger import Ledger
@@ -33,6 +33,7 @@ class Assignments:
 
     def __init__(
         self,
+        group: Group,
         partitions: dict[TopicPartition, Partition],
         routes: list[Route],
         scheduler: Scheduler,
@@ -42,6 +43,7 @@ class Assignments:
         ledger: Ledger,
         events: Events,
     ) -> None:
+        self._group = group
         self.partitions = partitions
         self.routes = routes
         self._scheduler = scheduler
@@ -63,7 +65,8 @@ class Assignments:
             route = next((route for route in self.routes if route.consumes(tp.topic)), None)
             if route is None:
                 continue
-            partition = Partition(tp.topic, tp.partition, route, delay=route.delay_of(tp.topic))
+            topic_id = self._group.topic_id(tp.topic)
+            partition = Partition(tp.topic, tp.partition, route, delay=route.delay_of(tp.topic), topic_id=topic_id)
             self.partitions[TopicPartition(tp.topic, tp.partition)] = partition
             if tp in committed:
                 self._begin_at(partition, committed[tp])
@@ -77,17 +80,9 @@ class Assignments:
         offsets.next = offsets.end = committed.offset
         partition.committed = offsets.changes
         try:
-            found = offset_map.decode(committed.offset, committed.metadata)
+            found = offset_map.decode(committed.offset, committed.metadata, offsets.topic_id)
         except offset_map.ForeignMetadataError as error:
-            if partition.name not in self._foreign:
-                self._foreign.add(partition.name)
-                log.warning(
-                    "the group's commit for %s carries metadata that is no map of finished offsets (%s); "
-                    "it begins at %d with nothing known beyond it",
-                    partition.name,
-                    error,
-                    committed.offset,
-                )
+            self._not_believed(partition, committed.offset, str(error))
             return
         if found is not None:
             offsets.restore(found)
@@ -95,6 +90,24 @@ class Assignments:
             log.info(
                 "%s begins at %d; %d messages beyond it are finished already and do not run again", partition.name, committed.offset, ahead
             )
+
+    def _not_believed(self, partition: Partition, offset: int, why: str) -> None:
+        if partition.name not in self._foreign:
+            self._foreign.add(partition.name)
+            log.warning(
+                "the group's commit for %s carries metadata that is no map of finished offsets for it (%s); "
+                "it begins at %d with nothing known beyond it",
+                partition.name,
+                why,
+                offset,
+            )
+
+    def check_against_the_log(self, partition: Partition, end: int | None) -> None:
+        """Forget a restored map that calls offsets finished which the log has not come to. end: of the log, None while it is not known."""
+        offsets = partition.offsets
+        if end is not None and offsets.reaches_beyond(end):
+            offsets.forget()
+            self._not_believed(partition, offsets.position or 0, f"it reaches beyond the end of the log, {end}")
 
     def withdraw(self, partitions: Collection[Partition]) -> None:
         """Begin nothing more of these; what runs may finish."""
@@ -130,7 +143,8 @@ class Assignments:
             partition.offsets.next,
         )
         self.fence([partition])
-        fresh = Partition(partition.topic, partition.number, partition.route, delay=partition.delay)
+        topic_id = self._group.topic_id(partition.topic)
+        fresh = Partition(partition.topic, partition.number, partition.route, delay=partition.delay, topic_id=topic_id)
         fresh.offsets.next = offset
         self.partitions[TopicPartition(partition.topic, partition.number)] = fresh
         return fresh

@@ -130,6 +130,8 @@ class Consumer:
             partition = self._assignments.partitions.get(tp)
             # What was read of a closing partition has been dropped, not handled: its position must not pass it.
             if partition is not None and partition.active and not partition.closing:
+                if partition.offsets.restoring:
+                    self._assignments.check_against_the_log(partition, self._group.end(tp))
                 partition.offsets.skip_to(offset)
 
     def _poll_once(self, most: int, wait_ms: int) -> dict[TopicPartition, list[Job]]:
@@ -179,6 +181,8 @@ class Consumer:
                 self._skipped_offsets(tp, partition, expected, jobs[0].offset)
             offsets = partition.offsets
             self.polled += len(jobs)
+            if offsets.restoring:
+                self._assignments.check_against_the_log(partition, self._group.end(tp))
             if offsets.restoring:
                 wanted = [job for job in jobs if offsets.wanted(job.offset)]
                 self.skipped += len(jobs) - len(wanted)

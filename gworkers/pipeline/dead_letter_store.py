@@ -7,6 +7,7 @@ that progress in one transaction, so each is sent once, however often it is inte
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from gworkers.kafka.clients import Clients
 from gworkers.offsets import offset_map
 from gworkers.offsets.offsets import Offsets
 from gworkers.pipeline.dead_letters import OURS, SPRING
+
+log = logging.getLogger(__name__)
 
 #: Letters in one transaction of a replay.
 BATCH = 200
@@ -148,6 +151,16 @@ class DeadLetterStore:
         try:
             found = offset_map.decode(committed.offset, committed.metadata or "")
         except offset_map.ForeignMetadataError as error:
+            if error.moved:
+                log.warning(
+                    "what has been dealt with beyond offset %d of %s[%d] is not known: the metadata of %s's commit is no map for it (%s)",
+                    committed.offset,
+                    self.topic,
+                    tp.partition,
+                    self._group,
+                    error,
+                )
+                return offsets
             raise UnavailableError(
                 f"the commit of {self._group} for {self.topic}[{tp.partition}] is not of this program ({error}); "
                 f"delete that group's offsets to begin anew"

@@ -100,7 +100,11 @@ def test_without_the_map_offsets_are_plain(real_kafka: str, output: str, start: 
     [
         ("leader=3", "it is another program's"),
         ("gw9" + "\u4e00" * 10, "it is a newer version's (gw9)"),
-        ((offset_map.encode(0, [0, 7], 500) or "")[:-2], "it is damaged or cut off"),
+        ((offset_map.encode(5, [5, 7], 500) or "")[:-2], "it is damaged or cut off"),
+        (offset_map.encode(7, [7, 9], 18) or "", "it was written for offset 7, and whoever moved the commit took it along"),
+        (offset_map.encode(5, [5, 7], 18, b"x" * 16) or "", "it was written for another topic of this name"),
+        (offset_map.encode(5, [7], 21) or "", "it reaches beyond the end of the log, 20"),
+        (offset_map.encode(5, [5], 2**40) or "", "it reaches beyond the end of the log, 20"),
     ],
 )
 def test_metadata_that_is_no_map_is_said_once_and_nothing_is_skipped(
@@ -112,7 +116,7 @@ def test_metadata_that_is_no_map_is_said_once_and_nothing_is_skipped(
     commit(real_kafka, config["kafka"]["group"], source, 0, 5, metadata)
     server = start(config, "--until-idle", "300ms")
     assert server.wait() == 0
-    assert server.log.count(f"carries metadata that is no map of finished offsets ({why}") == 1
+    assert server.log.count(f"carries metadata that is no map of finished offsets for it ({why}") == 1
     assert sorted(int(m.value()) for m in consume(real_kafka, output)) == list(range(5, 20))
 
 

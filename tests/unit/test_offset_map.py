@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
+import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -98,16 +101,87 @@ def test_what_does_not_fit_is_said() -> None:
         ("hello", "it is another program's"),
         ("{}", "it is another program's"),
         ("g", "it is another program's"),
-        ("gw2\u4e00\u4e01", "it is a newer version's (gw2)"),
-        ("gw1", "it is damaged or cut off"),
-        ("gw1abc", "it is damaged or cut off"),
-        ("gw1\ud7ff\ud7ff", "it is damaged or cut off"),
+        ("gw3\u4e00\u4e01", "it is a newer version's (gw3)"),
+        ("gw1\u4e00\u4e01", "it is an older version's (gw1), which does not say what offset it is for"),
+        ("gw2", "it is damaged or cut off"),
+        ("gw2abc", "it is damaged or cut off"),
+        ("gw2\ud7ff\ud7ff", "it is damaged or cut off"),
+        ("gw2" + "\u4e00" * 5000, "it has 5003 characters, more than any map"),
     ],
 )
 def test_foreign_metadata_is_recognised(text: str, why: str) -> None:
     with pytest.raises(ForeignMetadataError) as caught:
         decode(0, text)
     assert str(caught.value).startswith(why)
+
+
+TOPIC, OTHER = b"t" * 16, b"o" * 16
+
+
+@settings(deadline=None, max_examples=200)
+@given(maps(), st.integers(-(2**20), 2**20).filter(bool))
+def test_a_map_is_for_the_offset_it_was_written_for_and_no_other(found: tuple[int, list[int], int], moved: int) -> None:
+    position, unfinished, end = found
+    text = encode(position, unfinished, end)
+    if text:
+        with pytest.raises(ForeignMetadataError, match=f"written for offset {position}, and whoever moved the commit") as caught:
+            decode(abs(position + moved) if abs(position + moved) != position else position + 1, text)
+        assert caught.value.moved
+
+
+def test_a_map_is_for_the_topic_it_was_written_for_and_no_other_of_its_name() -> None:
+    text = encode(5, [5, 7], 9, TOPIC)
+    assert text
+    wanted = OffsetMap(9, (5, 7))
+    assert decode(5, text, TOPIC) == wanted
+    assert decode(5, text) == wanted, "a reader that does not know the id believes it"
+    assert decode(5, encode(5, [5, 7], 9) or "", OTHER) == wanted, "so it does when the writer did not"
+    with pytest.raises(ForeignMetadataError, match="it was written for another topic of this name"):
+        decode(5, text, OTHER)
+
+
+def forged(kind: int, span: int, payload: bytes, base: int = 0) -> str:
+    """What somebody who knows the format may write."""
+    body = bytes((kind,)) + offset_map._varint(base) + b"\0" + offset_map._varint(len(payload)) + offset_map._varint(span) + payload
+    return offset_map.MARK + offset_map._to_text(zlib.crc32(body).to_bytes(4, "big") + body)
+
+
+def rice(k: int, count: int, values: list[int]) -> bytes:
+    return bytes((k,)) + offset_map._varint(count) + offset_map._rice(values, k)
+
+
+@pytest.mark.parametrize(
+    ("position", "text"),
+    [
+        (0, forged(2, 2**40, rice(62, 1, [2**40]))),  # a trillion unfinished offsets
+        (0, forged(2, 2_000_000, rice(20, 1, [2_000_000]))),
+        (0, forged(3, 2**34, zlib.compress(bytes(2**20), 9, -15))),  # a deflated bit set of 2 GiB
+        (0, forged(0, 2**60, b"")),
+        (0, forged(1, 2**40, rice(0, 2**50, []))),
+        (0, forged(1, 5, rice(0, 1, [9]))),  # beyond its own end
+        (1, forged(1, 2**63, rice(0, 1, [0]), base=1)),  # beyond any offset
+        (0, forged(2, 10, rice(0, 2, [0, 3]))),
+        (0, forged(1, 10, bytes((64, 1, 0)))),
+        (0, forged(7, 10, b"")),
+    ],
+)
+def test_a_hostile_map_costs_nothing_but_its_message(position: int, text: str) -> None:
+    tracemalloc.start()
+    begun = time.perf_counter()
+    with pytest.raises(ForeignMetadataError):
+        decode(position, text)
+    took, (_, peak) = time.perf_counter() - begun, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert took < 1.0
+    assert peak < 20 * 2**20
+
+
+def test_what_the_writer_may_make_the_reader_takes() -> None:
+    most = offset_map.MOST_UNFINISHED
+    text = encode(3, range(3, 3 + most), 4 + most)
+    assert text
+    assert len((decode(3, text) or OffsetMap(0, ())).unfinished) == most
+    assert encode(3, range(3, 4 + most), 5 + most) is None
 
 
 def test_no_metadata_is_no_map() -> None:
