@@ -209,6 +209,47 @@ class Cluster:
             one.stop()
 
 
+class MirrorMaker:
+    """MirrorMaker 2 from one broker to another, with the offsets of all groups, in a process of its own."""
+
+    def __init__(self, source: Kafka, target: Kafka, topic: str) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="gworkers-mirror-"))
+        self._log = open(self._folder / "log", "ab")
+        single = ("replication", "offset-syncs.topic.replication", "checkpoints.topic.replication", "heartbeats.topic.replication")
+        storage = ("config.storage.replication", "offset.storage.replication", "status.storage.replication")
+        lines = [
+            "clusters = a, b",
+            f"a.bootstrap.servers = {source.servers}",
+            f"b.bootstrap.servers = {target.servers}",
+            "a->b.enabled = true",
+            f"a->b.topics = {topic}",
+            "a->b.groups = .*",
+            "replication.policy.class = org.apache.kafka.connect.mirror.IdentityReplicationPolicy",
+            "sync.group.offsets.enabled = true",
+            "sync.group.offsets.interval.seconds = 1",
+            "emit.checkpoints.interval.seconds = 1",
+            "refresh.groups.interval.seconds = 1",
+            "refresh.topics.interval.seconds = 1",
+            "offset.lag.max = 10",
+            "b->a.enabled = false",
+            "dedicated.mode.enable.internal.rest = false",
+            *(f"{name}.factor = 1" for name in (*single, *storage)),
+        ]
+        (self._folder / "mm2.properties").write_text("\n".join(lines) + "\n")
+        command = [*source._java(), "org.apache.kafka.connect.mirror.MirrorMaker", str(self._folder / "mm2.properties")]
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "log").read_text()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
 class Mock:
     """The embedded broker, where Kafka cannot be had."""
 
