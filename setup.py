@@ -1,4 +1,5 @@
-"""Packaging. Everything a package index shows of the project is here; pyproject.toml configures tools alone."""
+"""Packaging. Everything a package index shows of the project is here; pyproject.toml configures
+tools alone."""
 
 import re
 from pathlib import Path

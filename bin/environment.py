@@ -1,7 +1,9 @@
-"""Makes and keeps the project's virtual environments. Standard library alone: it runs before anything is installed.
+"""Makes and keeps the project's virtual environments. Standard library alone: it runs before
+anything is installed.
 
-An environment belongs to one lock file. It is whole when it holds a file with that lock file's digest, which is written last;
-without it, or with another digest, it is made anew. A file lock keeps two that start at once out of each other's way.
+An environment belongs to one lock file. It is whole when it holds a file with that lock file's
+digest, which is written last; without it, or with another digest, it is made anew. A file lock
+keeps two that start at once out of each other's way.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def _fail(text: str) -> None:
 
 
 def _install(python: Path, lock_file: Path) -> None:
-    """pip install, with a line for every package that has come; the reason in one sentence when one cannot be had."""
+    """pip install, with a line for every package that has come; the reason in one sentence when one
+    cannot be had."""
     packages = _packages(lock_file)
     command = [str(python), "-m", "pip", "install", "--require-hashes", "--no-deps", "--disable-pip-version-check", "-r", str(lock_file)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -59,7 +62,8 @@ def _install(python: Path, lock_file: Path) -> None:
 
 
 def ensure(name: str, lock: str) -> Path:
-    """The Python of the environment ``name`` (a folder of the checkout) for the lock file ``lock``; made if need be."""
+    """The Python of the environment ``name`` (a folder of the checkout) for the lock file ``lock``;
+    made if need be."""
     lock_file = ROOT / "requirements" / lock
     folder = ROOT / name
     mark = folder / "gworkers-lock"

@@ -27,7 +27,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Server and Config are imported when they are asked for: a handler that needs Retry should not load a server."""
+    """Server and Config are imported when they are asked for: a handler that needs Retry should not
+    load a server."""
     if name == "Server":
         from gworkers.supervisor.server import Server
 

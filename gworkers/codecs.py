@@ -1,7 +1,9 @@
-"""How values become what a handler gets, and how what it returns becomes a value: the registry of names for ``decode`` and ``encode``.
+"""How values become what a handler gets, and how what it returns becomes a value: the registry of
+names for ``decode`` and ``encode``.
 
-The schema validates against it, docs/configuration.md lists it, and the routes use its functions. A further
-codec is one entry in CODECS. In place of a name a configuration may give a dotted path to a function of its own.
+The schema validates against it, docs/configuration.md lists it, and the routes use its functions. A
+further codec is one entry in CODECS. In place of a name a configuration may give a dotted path to a
+function of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class Decoder:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Decoder:
-        """A decoder of the application's own: it gets ``topic`` and ``headers`` where it has parameters of these names."""
+        """A decoder of the application's own: it gets ``topic`` and ``headers`` where it has
+        parameters of these names."""
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):  # a function of C that does not say
@@ -38,7 +41,8 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """decode raises anything for a value that is not of this kind, encode TypeError or ValueError with a sentence."""
+    """decode raises anything for a value that is not of this kind, encode TypeError or ValueError
+    with a sentence."""
 
     decode: Decoder
     encode: Encode

@@ -20,7 +20,8 @@ class Exit(IntEnum):
 
 
 class GworkersError(Exception):
-    """An error with a sentence for the user and a status for the supervisor. Shown without a stack trace."""
+    """An error with a sentence for the user and a status for the supervisor. Shown without a stack
+    trace."""
 
     status: Exit = Exit.INTERNAL
 
@@ -61,7 +62,8 @@ class BreakerError(GworkersError):
 class Problem:
     """One thing wrong with the configuration.
 
-    where: "file:line" or "--set"; key: the key's dotted path, may be empty; text: what was expected and what was found.
+    where: "file:line" or "--set"; key: the key's dotted path, may be empty; text: what was expected
+    and what was found.
     """
 
     where: str
@@ -86,7 +88,8 @@ class ConfigError(GworkersError):
 
 
 class MessageError(Exception):
-    """A message that cannot be handled, for a ``reason`` of its own; ``retriable`` says whether trying again can help."""
+    """A message that cannot be handled, for a ``reason`` of its own; ``retriable`` says whether
+    trying again can help."""
 
     retriable = False
     reason = "failed"
@@ -115,7 +118,8 @@ class RecordTooLargeError(MessageError):
 
 
 class SendError(MessageError):
-    """The broker refused a result for good. ``of_message``: because of what it is; otherwise it can be sent again as it is."""
+    """The broker refused a result for good. ``of_message``: because of what it is; otherwise it can
+    be sent again as it is."""
 
     retriable = True
     of_message = False

@@ -1,8 +1,10 @@
-"""What happens in the pipeline, for whoever wants to hear of it: metrics, tracing, hooks, the quarantine.
+"""What happens in the pipeline, for whoever wants to hear of it: metrics, tracing, hooks, the
+quarantine.
 
-Each event is a Signal. A subscriber is called at once, on the hub's thread, in the order of subscription; it must
-not block, and what it raises goes to whoever sent the event. Nothing is sent for every message: what the hot
-path counts stands as plain numbers at the parts themselves, and ``Pipeline.snapshot()`` collects them.
+Each event is a Signal. A subscriber is called at once, on the hub's thread, in the order of
+subscription; it must not block, and what it raises goes to whoever sent the event. Nothing is sent
+for every message: what the hot path counts stands as plain numbers at the parts themselves, and
+``Pipeline.snapshot()`` collects them.
 """
 
 from __future__ import annotations

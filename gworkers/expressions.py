@@ -1,11 +1,13 @@
-"""The small language of ``when`` and of ``gworkers dead-letters --where``: comparisons of what a message has.
+"""The small language of ``when`` and of ``gworkers dead-letters --where``: comparisons of what a
+message has.
 
     headers.kind == 'order' and value.amount >= 100
     key in ('a', 'b') or not headers['x-test']
     'urgent' in value.tags
 
-Names are what the message has; a field that is not there is None, and a comparison that makes no sense (``None > 3``) is false. The text is
-parsed with Python's own grammar, of which only this much is taken: nothing in it can call or change anything.
+Names are what the message has; a field that is not there is None, and a comparison that makes no
+sense (``None > 3``) is false. The text is parsed with Python's own grammar, of which only this much
+is taken: nothing in it can call or change anything.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 
 
 class Expression:
-    """A compiled expression. ``names`` are those it asks for. Raises ValueError with a sentence when the text is none."""
+    """A compiled expression. ``names`` are those it asks for. Raises ValueError with a sentence
+    when the text is none."""
 
     def __init__(self, text: str, known: frozenset[str]) -> None:
         self.text = text

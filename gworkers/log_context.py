@@ -1,9 +1,9 @@
 """Which message the running code belongs to, for every line of the log that is about one.
 
 A log record factory asks the Slot (gworkers.handlers.slot) of the calling thread or greenlet. So
-``logging.getLogger(…).info(…)`` in a handler carries topic, partition, offset and key without the handler
-knowing of gworkers. They travel in one attribute of the record, ``gworkers``, because a record that had
-``key`` of its own would make ``info(…, extra={"key": …})`` raise.
+``logging.getLogger(…).info(…)`` in a handler carries topic, partition, offset and key without the
+handler knowing of gworkers. They travel in one attribute of the record, ``gworkers``, because a
+record that had ``key`` of its own would make ``info(…, extra={"key": …})`` raise.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def about(job: Job) -> dict[str, Any]:
 
 
 class MessageFilter(logging.Filter):
-    """For a ``logging.config`` dictionary: gives every record the attributes FIELDS, empty where it is about no message."""
+    """For a ``logging.config`` dictionary: gives every record the attributes FIELDS, empty where it
+    is about no message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         found = getattr(record, "gworkers", {})
@@ -48,7 +49,8 @@ class MessageFilter(logging.Filter):
 
 
 def install() -> None:
-    """Make every log record made in a handler carry FIELDS. It wraps whatever record factory is in place, and does so once."""
+    """Make every log record made in a handler carry FIELDS. It wraps whatever record factory is in
+    place, and does so once."""
     inner = logging.getLogRecordFactory()
     if getattr(inner, "gworkers", False):
         return

@@ -1,8 +1,8 @@
 """One way to run what lives as long as the process, so that none of it dies alone.
 
-A Loop is a greenlet with a name. What its function raises and nobody expected ends the process: a GworkersError
-with its own sentence, anything else with a sentence that names the loop, status 70, and the trace in the log.
-So does a function that comes back though it was to go on for ever.
+A Loop is a greenlet with a name. What its function raises and nobody expected ends the process: a
+GworkersError with its own sentence, anything else with a sentence that names the loop, status 70,
+and the trace in the log. So does a function that comes back though it was to go on for ever.
 
     self._loop = Loop("retries", self._run, fatal)
     self._loop.start()
@@ -26,7 +26,8 @@ Fatal = Callable[[BaseException], None]
 
 
 class Loop:
-    """``run`` in a greenlet of its own. ends: it may come back, because it has an end (a worker, a look-up)."""
+    """``run`` in a greenlet of its own. ends: it may come back, because it has an end (a worker, a
+    look-up)."""
 
     def __init__(self, name: str, run: Callable[[], None], fatal: Fatal, *, ends: bool = False) -> None:
         self.name = name
@@ -44,7 +45,8 @@ class Loop:
         return self
 
     def stop(self) -> None:
-        """End it where it waits. Does not block; nothing happens to one that has ended or has not begun."""
+        """End it where it waits. Does not block; nothing happens to one that has ended or has not
+        begun."""
         self.greenlet.kill(block=False)
 
     @property

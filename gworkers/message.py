@@ -1,8 +1,9 @@
-"""The names an application may use: Message, Record, Retry, Reject, BatchError, HandlerTimeout, time_left,
-idempotency_key.
+"""The names an application may use: Message, Record, Retry, Reject, BatchError, HandlerTimeout,
+time_left, idempotency_key.
 
-None of them has to be used: a handler is any function of the value. They are for handlers that want to see where a
-message came from (``pass: message``), to send elsewhere than to the route's output, or to overrule the retry policy.
+None of them has to be used: a handler is any function of the value. They are for handlers that want
+to see where a message came from (``pass: message``), to send elsewhere than to the route's output,
+or to overrule the retry policy.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ Headers = Sequence[tuple[str, bytes | None]]
 class Message:
     """A message as it came, given to handlers of routes with ``pass: message``.
 
-    value is decoded as the route says; key and headers are bytes as they came; timestamp is in milliseconds since the
-    epoch, -1 where there is none; attempt counts from 1; deadline is when the route's timeout is over, as ``time.monotonic()``
-    tells the time, None without one.
+    value is decoded as the route says; key and headers are bytes as they came; timestamp is in
+    milliseconds since the epoch, -1 where there is none; attempt counts from 1; deadline is when
+    the route's timeout is over, as ``time.monotonic()`` tells the time, None without one.
     """
 
     topic: str
@@ -37,7 +38,8 @@ class Message:
 
     @property
     def idempotency_key(self) -> str:
-        """``topic-partition-offset``: the same each time this message is handled, also after a restart or a retry topic."""
+        """``topic-partition-offset``: the same each time this message is handled, also after a
+        restart or a retry topic."""
         return f"{self.topic}-{self.partition}-{self.offset}"
 
     def header(self, name: str, default: bytes | None = None) -> bytes | None:
@@ -62,9 +64,10 @@ INHERIT: Any = _Inherit()
 class Record:
     """Something to send. A handler returns one, or a list of them, in place of a plain result.
 
-    value is encoded as the route says (bytes are sent as they are; None is a tombstone). What is left out is taken from the
-    route (topic: its output) and from the input (key, headers). The partition follows from the key as Kafka's own
-    clients choose it, unless it is given. timestamp is in milliseconds since the epoch.
+    value is encoded as the route says (bytes are sent as they are; None is a tombstone). What is
+    left out is taken from the route (topic: its output) and from the input (key, headers). The
+    partition follows from the key as Kafka's own clients choose it, unless it is given. timestamp
+    is in milliseconds since the epoch.
     """
 
     value: Any = None
@@ -76,10 +79,12 @@ class Record:
 
 
 class Retry(Exception):
-    """Raised by a handler: try this message again after ``delay`` seconds, whatever the route's backoff says.
+    """Raised by a handler: try this message again after ``delay`` seconds, whatever the route's
+    backoff says.
 
-    The route's number of attempts still holds. Without a delay the route's backoff decides. An exception class of the
-    application's own with an attribute ``retry_after`` (seconds) does the same.
+    The route's number of attempts still holds. Without a delay the route's backoff decides. An
+    exception class of the application's own with an attribute ``retry_after`` (seconds) does the
+    same.
     """
 
     def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
@@ -95,10 +100,12 @@ class Reject(Exception):
 
 
 class BatchError(Exception):
-    """Raised by the handler of a route with ``batch``: only these messages have failed, the others are done.
+    """Raised by the handler of a route with ``batch``: only these messages have failed, the others
+    are done.
 
-    ``errors`` has the failed ones by their index in the list the handler got, each with its exception, which may be a Retry or a Reject.
-    ``results``, one entry for each message of the list, are the results of the others; without them they have none.
+    ``errors`` has the failed ones by their index in the list the handler got, each with its
+    exception, which may be a Retry or a Reject. ``results``, one entry for each message of the
+    list, are the results of the others; without them they have none.
     """
 
     def __init__(self, errors: Mapping[int, BaseException], results: Sequence[Any] | None = None) -> None:
@@ -111,14 +118,16 @@ class BatchError(Exception):
 
 
 class HandlerTimeout(BaseException):
-    """Raised inside a handler that is over its route's ``timeout``. No Exception, so that a ``except Exception`` does not hold it up.
+    """Raised inside a handler that is over its route's ``timeout``. No Exception, so that a
+    ``except Exception`` does not hold it up.
 
     A handler may catch it to clean up. When it returns after that, what it returns counts.
     """
 
 
 def time_left() -> float | None:
-    """Seconds until the running handler's ``timeout`` is over, below 0 after it; None outside of a handler or without a limit."""
+    """Seconds until the running handler's ``timeout`` is over, below 0 after it; None outside of a
+    handler or without a limit."""
     from gworkers.handlers.slot import running_slot
 
     slot = running_slot()
@@ -126,10 +135,12 @@ def time_left() -> float | None:
 
 
 def idempotency_key() -> str | None:
-    """``topic-partition-offset`` of the message that is being handled, the same each time it is; None outside of a handler.
+    """``topic-partition-offset`` of the message that is being handled, the same each time it is;
+    None outside of a handler.
 
-    For what a handler does outside of Kafka: a database or an API that keeps the key does it once, however often it is asked to.
-    In a batch it is that of the first message; take ``Message.idempotency_key`` of each there.
+    For what a handler does outside of Kafka: a database or an API that keeps the key does it once,
+    however often it is asked to. In a batch it is that of the first message; take
+    ``Message.idempotency_key`` of each there.
     """
     from gworkers.handlers.slot import running_job
 

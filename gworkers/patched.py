@@ -1,4 +1,5 @@
-"""``python -m gworkers.patched``: the command in a process that gevent patches before anything else is imported.
+"""``python -m gworkers.patched``: the command in a process that gevent patches before anything else
+is imported.
 
 ``executor: greenlet`` is started this way; see gworkers.cli.run.
 """

@@ -40,7 +40,8 @@ def kafka_servers() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def real_kafka_wanted() -> None:
-    """For tests that start brokers of their own: left out, loudly, where Apache Kafka cannot be had."""
+    """For tests that start brokers of their own: left out, loudly, where Apache Kafka cannot be
+    had."""
     try:
         broker.fetch()
     except broker.NoKafka as error:

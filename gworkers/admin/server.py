@@ -1,4 +1,5 @@
-"""Health and metrics over HTTP: ``/healthz`` (the process lives), ``/readyz`` (it has partitions), ``/metrics`` (Prometheus)."""
+"""Health and metrics over HTTP: ``/healthz`` (the process lives), ``/readyz`` (it has partitions),
+``/metrics`` (Prometheus)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ log = logging.getLogger(__name__)
 
 
 class Admin:
-    """A small HTTP server on the hub. Handlers of messages never run on it, and it never blocks on them."""
+    """A small HTTP server on the hub. Handlers of messages never run on it, and it never blocks on
+    them."""
 
     def __init__(self, bind: str, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
@@ -28,7 +30,8 @@ class Admin:
         self._server = WSGIServer((host.strip("[]"), int(port)), self._answer, log=None, error_log=log)
 
     def start(self) -> str:
-        """Listen; returns host:port as it is in use. Raises UnavailableError when the port cannot be had."""
+        """Listen; returns host:port as it is in use. Raises UnavailableError when the port cannot
+        be had."""
         try:
             self._server.start()
         except OSError as error:

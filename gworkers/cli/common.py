@@ -1,4 +1,5 @@
-"""What the commands share: where the configuration is, what is laid over it, and where its Kafka is."""
+"""What the commands share: where the configuration is, what is laid over it, and where its Kafka
+is."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def examples(*lines: str) -> str:
 
 
 def clients_of(file: Path, overrides: tuple[str, ...]) -> tuple[Loaded, Clients]:
-    """Clients for the Kafka of a configuration; for an embedded broker, that of the server which runs this file.
+    """Clients for the Kafka of a configuration; for an embedded broker, that of the server which
+    runs this file.
 
     Raises UnavailableError when no such server runs.
     """

@@ -173,7 +173,8 @@ def ls(settled: bool, as_json: bool, **options: Any) -> None:
 @click.option("--topic", metavar="TOPIC", help="The dead-letter topic; that of the routes without it.")
 @configured
 def show(letter_id: str, topic: str | None, file: Path, overrides: tuple[str, ...]) -> None:
-    """Show one dead letter whole: where it came from, its error with the stack trace, its headers, its value."""
+    """Show one dead letter whole: where it came from, its error with the stack trace, its headers,
+    its value."""
     nothing = dict.fromkeys(("route", "reason", "exception", "key", "since", "until", "where"))
     boxes = _Boxes(file, overrides, topic, 1, ids=(letter_id,), **nothing)
     for box in boxes.open():
@@ -268,7 +269,8 @@ def _paced(letters: Iterable[Letter], bucket: Bucket | None) -> Iterator[Letter]
 @filtered
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drop(yes: bool, **options: Any) -> None:
-    """Leave dead letters be: they are listed and replayed no more. Kafka keeps them as long as the topic's retention says."""
+    """Leave dead letters be: they are listed and replayed no more. Kafka keeps them as long as the
+    topic's retention says."""
     boxes = _Boxes(**options)
     total = sum(1 for box in boxes.open() for _ in boxes.chosen(box))
     if not total:

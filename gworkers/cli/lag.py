@@ -27,7 +27,8 @@ LISTED = 20
 @click.option("--map", "with_map", is_flag=True, help="List the offsets that are unfinished while later ones are finished, and their age.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a partition.")
 def lag(file: Path, overrides: tuple[str, ...], with_map: bool, as_json: bool) -> None:
-    """Show, for each partition, what the group has committed, how many messages are left, and how many beyond are finished."""
+    """Show, for each partition, what the group has committed, how many messages are left, and how
+    many beyond are finished."""
     loaded, clients = clients_of(file, overrides)
     consumer = clients.consumer()
     try:

@@ -35,11 +35,13 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str | No
 def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int:
     """Serve until asked to stop (the default command).
 
-    SIGTERM and Ctrl-C let what runs finish, for shutdown.grace at the most; a second one ends the process at once.
+    SIGTERM and Ctrl-C let what runs finish, for shutdown.grace at the most; a second one ends the
+    process at once.
     """
     loaded = load(file, overrides)
     if loaded.config.executor == "greenlet" and not green.patched():
-        # The patch must come before every other import, so the process begins anew; its id stays the same.
+        # The patch must come before every other import, so the process begins anew; its id stays
+        # the same.
         os.execv(sys.executable, [sys.executable, "-m", "gworkers.patched", *sys.argv[1:]])
     from gworkers.supervisor.server import Server
 

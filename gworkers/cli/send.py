@@ -23,7 +23,8 @@ from gworkers.errors import UnavailableError, UsageError
 @configured
 @click.option("--key", "field", metavar="FIELD", help="Take the key from this field of each line's JSON object.")
 def send(topic: str, source: Any, file: Path, overrides: tuple[str, ...], field: str | None) -> None:
-    """Send each line of SOURCE (a file, or standard input) to TOPIC as a message. Empty lines are left out."""
+    """Send each line of SOURCE (a file, or standard input) to TOPIC as a message. Empty lines are
+    left out."""
     _, clients = clients_of(file, overrides)
     producer = clients.producer(max_block_ms=30_000)
     failed: list[BaseException] = []

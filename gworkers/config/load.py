@@ -1,4 +1,5 @@
-"""From a file to a Config: read, lay overrides over it, validate, and say everything that is wrong at once."""
+"""From a file to a Config: read, lay overrides over it, validate, and say everything that is wrong
+at once."""
 
 from __future__ import annotations
 

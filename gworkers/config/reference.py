@@ -1,4 +1,5 @@
-"""docs/configuration.md, made from the models: ``python -m gworkers.config.reference > docs/configuration.md``."""
+"""docs/configuration.md, made from the models: ``python -m gworkers.config.reference >
+docs/configuration.md``."""
 
 from __future__ import annotations
 
@@ -112,7 +113,7 @@ def page() -> str:
     for path, model in _sections(Config, ""):
         parts.append(f"## `{path}`\n" if path else "## At the top\n")
         if path:
-            parts.append(f"{(model.__doc__ or '').strip()}\n")
+            parts.append(f"{' '.join((model.__doc__ or '').split())}\n")
         parts.append("| key | type | default | meaning | example |\n|---|---|---|---|---|\n" + "\n".join(_rows(model)) + "\n")
     return "\n".join(parts)
 

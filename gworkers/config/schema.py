@@ -1,8 +1,9 @@
 """The configuration: every key with its type, its default and its meaning.
 
-Validation, the messages of errors, the JSON schema and docs/configuration.md are all made from these models; nothing
-reads a raw dictionary once they are loaded. A field marked ``later()`` is part of the contract and is validated, and
-refused when it is used: nothing that is written in a file is silently ignored.
+Validation, the messages of errors, the JSON schema and docs/configuration.md are all made from
+these models; nothing reads a raw dictionary once they are loaded. A field marked ``later()`` is
+part of the contract and is validated, and refused when it is used: nothing that is written in a
+file is silently ignored.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Sample(Section):
 
 
 class Embedded(Section):
-    """The embedded broker, used with `bootstrap_servers: embedded`: for a first look and for tests, never for data you need."""
+    """The embedded broker, used with `bootstrap_servers: embedded`: for a first look and for tests,
+    never for data you need."""
 
     samples: list[Sample] = Field([], description="Files that are sent to it when it starts.")
 
@@ -337,7 +339,8 @@ class Recycle(Section):
 
 
 class Logging(Section):
-    """How the process talks on standard error. A dictionary of `logging.config` (with `version: 1`) may stand here instead."""
+    """How the process talks on standard error. A dictionary of `logging.config` (with `version: 1`)
+    may stand here instead."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", description="The least level that is shown.")
     format: Literal["text", "json"] = Field("text", description="Lines for people or JSON for machines.")

@@ -1,4 +1,5 @@
-"""Quantities as people write them: ``250ms``, ``30s``, ``5m``; ``512KiB``, ``64MiB``, ``1GB``; ``100/s``; ``100 in 1m``."""
+"""Quantities as people write them: ``250ms``, ``30s``, ``5m``; ``512KiB``, ``64MiB``, ``1GB``;
+``100/s``; ``100 in 1m``."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ _NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
 def parse_duration(value: Any) -> float:
-    """Seconds from ``250ms``, ``30s``, ``5m``, ``2h``, ``1d``, or ``0``. Raises ValueError with a sentence."""
+    """Seconds from ``250ms``, ``30s``, ``5m``, ``2h``, ``1d``, or ``0``. Raises ValueError with a
+    sentence."""
     if isinstance(value, str) and (match := _NUMBER_AND_UNIT.fullmatch(value)):
         number, unit = match.groups()
         if unit in _SECONDS:
@@ -36,7 +38,8 @@ def parse_duration(value: Any) -> float:
 
 
 def parse_size(value: Any) -> int:
-    """Bytes from ``512KiB``, ``64MiB``, ``1GB``, or a plain whole number. Raises ValueError with a sentence."""
+    """Bytes from ``512KiB``, ``64MiB``, ``1GB``, or a plain whole number. Raises ValueError with a
+    sentence."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str) and (match := _NUMBER_AND_UNIT.fullmatch(value)):
@@ -50,14 +53,16 @@ def parse_size(value: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TypeName:
-    """Stands in the annotation of a type of the schema: its name in the reference, and what is expected in an error."""
+    """Stands in the annotation of a type of the schema: its name in the reference, and what is
+    expected in an error."""
 
     name: str
     expected: str = ""
 
 
 def type_name(annotation: Any, metadata: Iterable[Any] = ()) -> TypeName | None:
-    """The TypeName of a field's annotation, also inside ``X | None`` and ``list[X]``; None for a plain type."""
+    """The TypeName of a field's annotation, also inside ``X | None`` and ``list[X]``; None for a
+    plain type."""
     for item in (*metadata, *getattr(annotation, "__metadata__", ())):
         if isinstance(item, TypeName):
             return item
@@ -89,7 +94,8 @@ _AMOUNT = re.compile(r"\s*(\d+)\s+in\s+(\S+)\s*")
 
 
 def parse_rate(value: Any) -> Rate:
-    """A Rate from ``100/s``, ``30/m`` or ``100/s burst 20``; without a burst it is what one second allows, 1 at least."""
+    """A Rate from ``100/s``, ``30/m`` or ``100/s burst 20``; without a burst it is what one second
+    allows, 1 at least."""
     if isinstance(value, Rate):
         return value
     if isinstance(value, str) and (match := _RATE.fullmatch(value)) and float(match[1]) > 0:
@@ -116,7 +122,8 @@ def format_amount(amount: Amount) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest spelling that parse_duration reads back: 0.25 → ``250ms``, 90 → ``90s``, 300 → ``5m``."""
+    """The shortest spelling that parse_duration reads back: 0.25 → ``250ms``, 90 → ``90s``, 300 →
+    ``5m``."""
     if seconds == 0:
         return "0s"
     for unit in ("d", "h", "m", "s"):

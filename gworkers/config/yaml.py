@@ -31,8 +31,9 @@ def dotted(path: KeyPath) -> str:
 class Document:
     """A configuration as it was written: plain data, and where each value and key stands.
 
-    origins: path → "file:line", "--set", and with what the value was taken from where a variable was replaced.
-    secrets: paths whose values must not be shown, because they came out of a file or a variable.
+    origins: path → "file:line", "--set", and with what the value was taken from where a variable
+    was replaced. secrets: paths whose values must not be shown, because they came out of a file or
+    a variable.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -153,7 +154,8 @@ def _parse(text: str, name: str) -> yaml.Node | None:
 
 
 def read_text(text: str, name: str, folder: Path, environment: Mapping[str, str] = os.environ) -> tuple[Document, list[Problem]]:
-    """The document and what is wrong with it as YAML. Raises ConfigError when it cannot be parsed at all."""
+    """The document and what is wrong with it as YAML. Raises ConfigError when it cannot be parsed
+    at all."""
     node = _parse(text, name)
     if node is None:
         raise ConfigError(Problem(name, "", "the file is empty; it needs at least kafka: and routes:"))
@@ -166,7 +168,8 @@ def read_text(text: str, name: str, folder: Path, environment: Mapping[str, str]
 
 
 def read_file(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[Document, list[Problem]]:
-    """As read_text. Raises ConfigError, a sentence, for a file that is not there, is a folder, is no text."""
+    """As read_text. Raises ConfigError, a sentence, for a file that is not there, is a folder, is
+    no text."""
     name = str(path)
     try:
         text = path.read_text()
@@ -182,7 +185,8 @@ def read_file(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[
 
 
 def override(document: Document, assignment: str) -> None:
-    """Lay ``a.b.c=value`` (from --set) over the document; the value is YAML. Raises ConfigError for anything else."""
+    """Lay ``a.b.c=value`` (from --set) over the document; the value is YAML. Raises ConfigError for
+    anything else."""
     key, equals, text = assignment.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):

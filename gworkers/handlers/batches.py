@@ -1,8 +1,9 @@
 """Batches: several messages handed to a handler at once, and what becomes of each.
 
-``length`` says how many messages make a batch, ``compile_batch`` makes of a handler of lists a function of Jobs. As with single messages,
-each job has afterwards its rows or its error. A job that has one already (it waited behind another attempt of an earlier one of its key)
-keeps it and is not handed to the handler again.
+``length`` says how many messages make a batch, ``compile_batch`` makes of a handler of lists a
+function of Jobs. As with single messages, each job has afterwards its rows or its error. A job that
+has one already (it waited behind another attempt of an earlier one of its key) keeps it and is not
+handed to the handler again.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from gworkers.handlers.job import Job, Row
 from gworkers.message import BatchError, Record
 from gworkers.offsets.journal import MOST_OF_A_BATCH
 
-#: Hands a batch to the handler; returns the jobs that failed as a whole: the handler raised, and did not say whose fault it was.
+#: Hands a batch to the handler; returns the jobs that failed as a whole: the handler raised, and
+#: did not say whose fault it was.
 HandleBatch = Callable[[list[Job]], list[Job]]
 
 
 def length(jobs: Iterable[Job], most: int, batch: schema.Batch, attempts: int, due: float | None = None) -> tuple[int, bool]:
     """How many of the first of ``jobs`` make a batch, and whether it is as large as it may be.
 
-    A message that is in its last of several attempts, or suspected of having killed a process, is a batch of its own. ``due``, in
-    milliseconds since the epoch: no message with a later timestamp.
+    A message that is in its last of several attempts, or suspected of having killed a process, is a
+    batch of its own. ``due``, in milliseconds since the epoch: no message with a later timestamp.
     """
     most = min(most, batch.max_messages)
     count = size = first = 0
@@ -52,7 +54,8 @@ def length(jobs: Iterable[Job], most: int, batch: schema.Batch, attempts: int, d
 
 
 def alone(job: Job, attempts: int) -> bool:
-    """Whether a job is in the last of several attempts, which shows who made the batches before it fail."""
+    """Whether a job is in the last of several attempts, which shows who made the batches before it
+    fail."""
     return 1 < job.attempt >= attempts
 
 
@@ -62,7 +65,8 @@ def compile_batch(
     rows_of: Callable[[Job, Any], list[Row] | None],
     presentable: Callable[[BaseException], BaseException],
 ) -> HandleBatch:
-    """``value_of`` decodes a message, or raises; ``rows_of`` encodes a result; ``presentable`` makes any error fit to be kept."""
+    """``value_of`` decodes a message, or raises; ``rows_of`` encodes a result; ``presentable``
+    makes any error fit to be kept."""
 
     def handle(jobs: list[Job]) -> list[Job]:
         handed, values = [], []
@@ -145,7 +149,8 @@ def entries(results: list[Any], count: int) -> list[Any]:
 
 
 def common(jobs: list[Job]) -> Job:
-    """What a result for all of ``jobs`` inherits from: the key and the headers that all of them have, the latest timestamp."""
+    """What a result for all of ``jobs`` inherits from: the key and the headers that all of them
+    have, the latest timestamp."""
     last = jobs[-1]
     key = last.key if all(job.key == last.key for job in jobs) else None
     headers = last.headers if all(list(job.headers) == list(last.headers) for job in jobs) else []

@@ -1,7 +1,7 @@
 """Jobs on their way through one hop: a Block, or a Batch that goes to the handler as one.
 
-The executor has them run on a thread or in a greenlet; the hub looks at them meanwhile and takes back what
-has not begun. Both ends of a deque are safe to take from two threads, so no lock is held.
+The executor has them run on a thread or in a greenlet; the hub looks at them meanwhile and takes
+back what has not begun. Both ends of a deque are safe to take from two threads, so no lock is held.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from gworkers.message import HandlerTimeout
 class Block:
     """Jobs of one route on their way through one hop.
 
-    ``todo`` is emptied from the left by whoever runs the block and may be emptied from the right by the hub
-    (``reclaim``): both ends of a deque are safe to take from two threads. ``done`` grows as jobs finish.
+    ``todo`` is emptied from the left by whoever runs the block and may be emptied from the right by
+    the hub (``reclaim``): both ends of a deque are safe to take from two threads. ``done`` grows as
+    jobs finish.
     """
 
     __slots__ = ("busy", "done", "given_up", "passed_on", "route", "slot", "started", "todo", "waiter")
@@ -202,7 +203,8 @@ _forked = False  # True in a child process that a handler has forked
 
 
 def watch_forks() -> None:
-    """From now on a child that a handler forks, and that comes back from the handler, ends there: it is no second server."""
+    """From now on a child that a handler forks, and that comes back from the handler, ends there:
+    it is no second server."""
     os.register_at_fork(after_in_child=_mark_child)
 
 

@@ -1,7 +1,8 @@
 """Where handlers run: in native threads, or in the worker's own greenlet.
 
-Both executors have one verb for workers, ``run(block)``: it blocks the calling greenlet until no job of the block is left
-to run. Each job has then ``rows`` or ``error`` set and stands in ``block.done``, unless it was reclaimed in time.
+Both executors have one verb for workers, ``run(block)``: it blocks the calling greenlet until no
+job of the block is left to run. Each job has then ``rows`` or ``error`` set and stands in
+``block.done``, unless it was reclaimed in time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from gworkers.handlers.time_limits import TimeLimit
 from gworkers.message import HandlerTimeout
 from gworkers.offsets.journal import Journaling
 
-#: How long one greenlet or callback may keep the hub before it lets the others have a turn, seconds.
+#: How long one greenlet or callback may keep the hub before it lets the others have a turn,
+#: seconds.
 HUB_TURN = 0.003
 
 #: While blocks finish one after the other the hub looks for them this often, in seconds.
@@ -40,8 +42,8 @@ class Executor(Protocol):
         """Have HandlerTimeout raised in the handler that runs."""
 
     def replace(self, block: Block) -> bool:
-        """``block`` has been given up. True when its thread has been replaced and its worker goes on, False
-        when the worker is stuck."""
+        """``block`` has been given up. True when its thread has been replaced and its worker goes
+        on, False when the worker is stuck."""
 
     def stop(self) -> None: ...
 
@@ -49,7 +51,8 @@ class Executor(Protocol):
 class ThreadExecutor:
     """Handlers in the native threads of gevent's threadpool.
 
-    ThreadPool.apply costs 120 to 200 µs a message. Here each thread runs one task for as long as the process lives:
+    ThreadPool.apply costs 120 to 200 µs a message. Here each thread runs one task for as long as
+    the process lives:
 
     1. ``run`` puts the block on a native queue and leaves the hub to others;
     2. a thread takes it, runs its jobs and puts it on a deque;
@@ -117,7 +120,8 @@ class ThreadExecutor:
         release_thread()
 
     def _collect(self) -> None:
-        """Called once when a block finishes after a pause, then each TICK until a tick finds nothing."""
+        """Called once when a block finishes after a pause, then each TICK until a tick finds
+        nothing."""
         finished = self._finished
         if not self._ticking:
             self._ticking = True
@@ -134,7 +138,8 @@ class ThreadExecutor:
 
 
 class GreenletExecutor:
-    """Handlers in the worker's greenlet itself, in a process that gevent has patched: waiting yields to the others."""
+    """Handlers in the worker's greenlet itself, in a process that gevent has patched: waiting
+    yields to the others."""
 
     replaces_workers = True
 

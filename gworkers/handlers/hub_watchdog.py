@@ -1,8 +1,10 @@
-"""For ``executor: greenlet``: notices a handler that does not yield, and ends it at its route's timeout.
+"""For ``executor: greenlet``: notices a handler that does not yield, and ends it at its route's
+timeout.
 
-Such a handler holds the hub, and with it the heartbeats, all other handlers and the guard that keeps time limits. So a native thread looks
-after the hub's turns. It never logs, because the logging of a patched process belongs to the hub; what it saw is logged by the hub when it
-has its turns back.
+Such a handler holds the hub, and with it the heartbeats, all other handlers and the guard that
+keeps time limits. So a native thread looks after the hub's turns. It never logs, because the
+logging of a patched process belongs to the hub; what it saw is logged by the hub when it has its
+turns back.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _ident = gevent.monkey.get_original("_thread", "get_ident")
 
 
 class HubWatchdog:
-    """beat: when the hub last had a turn, as ``time.monotonic()`` tells it. ``start`` and ``stop`` are called on the hub's thread."""
+    """beat: when the hub last had a turn, as ``time.monotonic()`` tells it. ``start`` and ``stop``
+    are called on the hub's thread."""
 
     def __init__(self, beat: Callable[[], float], fatal: Fatal) -> None:
         self._beat = beat

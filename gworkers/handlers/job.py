@@ -11,13 +11,15 @@ from gworkers.message import Headers
 if TYPE_CHECKING:
     from gworkers.handlers.partition import Partition
 
-#: One message to send: topic, partition (None: by key), key, value, headers, timestamp in ms (None: now).
+#: One message to send: topic, partition (None: by key), key, value, headers, timestamp in ms (None:
+#: now).
 Row = tuple[str, "int | None", "bytes | None", "bytes | None", Headers, "int | None"]
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a message of a retry topic came from. timestamp, sent (to the retry topic), first_failure: milliseconds since the epoch."""
+    """Where a message of a retry topic came from. timestamp, sent (to the retry topic),
+    first_failure: milliseconds since the epoch."""
 
     topic: str
     partition: int
@@ -28,10 +30,11 @@ class Origin:
 
 
 class Job:
-    """One consumed message and what became of it. One object a message, made by the reader, kept until it is settled.
+    """One consumed message and what became of it. One object a message, made by the reader, kept
+    until it is settled.
 
-    A plain class with slots: a frozen dataclass costs 2.5 times as much to make, and this is made tens of thousands of
-    times a second.
+    A plain class with slots: a frozen dataclass costs 2.5 times as much to make, and this is made
+    tens of thousands of times a second.
     """
 
     __slots__ = (
@@ -85,7 +88,8 @@ class Job:
 
     @property
     def source(self) -> tuple[str, int, int]:
-        """Topic, partition and offset at which the message first was read: its origin's, if it came from a retry topic."""
+        """Topic, partition and offset at which the message first was read: its origin's, if it came
+        from a retry topic."""
         origin = self.origin
         if origin is not None:
             return origin.topic, origin.partition, origin.offset
@@ -102,7 +106,8 @@ class Job:
 
 
 class AppendTimeJob(Job):
-    """A job whose timestamp is the broker's. A class rather than an attribute: the others pay nothing for it."""
+    """A job whose timestamp is the broker's. A class rather than an attribute: the others pay
+    nothing for it."""
 
     __slots__ = ()
 

@@ -1,4 +1,5 @@
-"""Finding the application's callables by their dotted paths, and saying in a sentence why one cannot be had."""
+"""Finding the application's callables by their dotted paths, and saying in a sentence why one
+cannot be had."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def put_on_path(loaded: Loaded) -> None:
 
 
 def resolve(path: str) -> Any:
-    """What ``module:attribute`` names. Raises _ImportProblem with a sentence, naming the user's own file and line."""
+    """What ``module:attribute`` names. Raises _ImportProblem with a sentence, naming the user's own
+    file and line."""
     module_name, _, attributes = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -57,7 +59,8 @@ def resolve(path: str) -> Any:
 
 
 def _at(error: BaseException, module_name: str) -> str:
-    """The innermost line of the traceback in the user's own files; importlib's frames and installed packages are not theirs."""
+    """The innermost line of the traceback in the user's own files; importlib's frames and installed
+    packages are not theirs."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [
         f for f in frames if not f.filename.startswith("<frozen") and Path(f.filename) != Path(__file__) and "importlib" not in f.filename

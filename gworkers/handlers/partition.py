@@ -1,4 +1,5 @@
-"""A partition while it is assigned to this process: one object an assignment, never used again after revocation."""
+"""A partition while it is assigned to this process: one object an assignment, never used again
+after revocation."""
 
 from __future__ import annotations
 
@@ -6,11 +7,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from gworkers.handlers.job import Job
+from gworkers.offsets.journal import Suspect
 from gworkers.offsets.offsets import Offsets
 
 if TYPE_CHECKING:
     from gworkers.handlers.routes import Route
-    from gworkers.pipeline.quarantine import Suspect
 
 
 class Forming:
@@ -25,10 +26,12 @@ class Forming:
 
 
 class Partition:
-    """One assignment of one topic partition. A Job points to it; when ``active`` is False what becomes of the Job counts no more.
+    """One assignment of one topic partition. A Job points to it; when ``active`` is False what
+    becomes of the Job counts no more.
 
-    ``ready``, ``aside``, ``lanes``, ``forming`` and ``extra`` belong to the scheduler, ``buffered`` to the ledger, ``in_flight`` to both,
-    ``offsets`` to the delivery, ``committed`` to the committer, ``paused`` to the shares.
+    ``ready``, ``aside``, ``lanes``, ``forming`` and ``extra`` belong to the scheduler, ``buffered``
+    to the ledger, ``in_flight`` to both, ``offsets`` to the delivery, ``committed`` to the
+    committer, ``paused`` to the shares.
     """
 
     __slots__ = (

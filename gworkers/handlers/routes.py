@@ -1,7 +1,8 @@
 """From a route's configuration to one function of a Job: decode, call the handler, encode.
 
-``compile_route`` puts the pieces together once; what is left for each message is three calls. ``Route.handle(job)`` never raises:
-it leaves rows or an error in the job. It runs where handlers run, so that decoding and encoding cost the hub nothing.
+``compile_route`` puts the pieces together once; what is left for each message is three calls.
+``Route.handle(job)`` never raises: it leaves rows or an error in the job. It runs where handlers
+run, so that decoding and encoding cost the hub nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from gworkers.handlers.batches import HandleBatch, compile_batch
 from gworkers.handlers.job import Job, Row
 from gworkers.message import INHERIT, Message, Record
 
-#: How much work a hop takes along, in seconds, and how many messages at the most. Longer handlers go one at a time.
+#: How much work a hop takes along, in seconds, and how many messages at the most. Longer handlers
+#: go one at a time.
 HOP_TIME = 0.002
 HOP_MESSAGES = 64
 
@@ -67,14 +69,16 @@ class Route:
         return self.retry_topics.get(topic, self.config.delay or 0.0)
 
     def next_topic(self, topic: str) -> str | None:
-        """The retry topic for a message that failed for the last time in ``topic``; None after the last one."""
+        """The retry topic for a message that failed for the last time in ``topic``; None after the
+        last one."""
         base = next((base for base in self.config.topics if topic == base or topic.startswith(base + RETRY)), None)
         following = [name for name in self.retry_topics if base is not None and name.startswith(base + RETRY)]
         at = following.index(topic) + 1 if topic in following else 0
         return following[at] if at < len(following) else None
 
     def measured(self, busy: float, count: int) -> None:
-        """Note that ``count`` messages took ``busy`` seconds, and choose how many the next hop takes along."""
+        """Note that ``count`` messages took ``busy`` seconds, and choose how many the next hop
+        takes along."""
         if not count:  # all of the block was taken back before it began
             return
         each = busy / count
@@ -87,12 +91,14 @@ RETRY = ".retry."
 
 
 def retry_topics(route: schema.Route) -> dict[str, float]:
-    """The route's retry topics in their order, a topic after the other, with their delays in seconds."""
+    """The route's retry topics in their order, a topic after the other, with their delays in
+    seconds."""
     return {f"{topic}{RETRY}{format_duration(delay)}": delay for topic in route.topics for delay in route.retry.topics}
 
 
 def matches(route: schema.Route, topic: str) -> bool:
-    """Whether messages of ``topic`` take this route: it is named, or the pattern matches from its beginning, as Kafka's own do."""
+    """Whether messages of ``topic`` take this route: it is named, or the pattern matches from its
+    beginning, as Kafka's own do."""
     return topic in route.topics or bool(route.pattern and re.match(route.pattern, topic))
 
 
@@ -164,7 +170,8 @@ def _context(job: Job, wants: Sequence[str]) -> dict[str, Any]:
 
 
 def _presentable(error: BaseException) -> BaseException:
-    """The error itself, or another in its place when it fails as soon as it is looked at: it must do so here and not on the hub."""
+    """The error itself, or another in its place when it fails as soon as it is looked at: it must
+    do so here and not on the hub."""
     try:
         for name in ("__class__", "__cause__", "__context__", "__traceback__", "args", "retry_after", "errno", "description", "code"):
             getattr(error, name, None)
@@ -174,7 +181,8 @@ def _presentable(error: BaseException) -> BaseException:
 
 
 def _checks(config: schema.Route) -> Callable[[Job], None] | None:
-    """What is looked at before a message is decoded: its age, and a ``when`` that does not ask for its value."""
+    """What is looked at before a message is decoded: its age, and a ``when`` that does not ask for
+    its value."""
     when = Expression(config.when, schema.WHEN_NAMES) if config.when is not None else None
     if when is not None and "value" in when.names:
         when = None

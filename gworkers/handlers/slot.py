@@ -1,7 +1,8 @@
-"""What a thread or greenlet is handling right now: one Slot for each, written by the executor, read by whoever asks.
+"""What a thread or greenlet is handling right now: one Slot for each, written by the executor, read
+by whoever asks.
 
-The log asks which message a line is about, ``time_left()`` when the handler has to end, the journal and
-the time limits what runs. Reading and writing are single attributes: no lock is held.
+The log asks which message a line is about, ``time_left()`` when the handler has to end, the journal
+and the time limits what runs. Reading and writing are single attributes: no lock is held.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Slot:
-    """One thread's or greenlet's place, from ``claim_…`` to ``release_…``. deadline: as ``time.monotonic()`` tells it."""
+    """One thread's or greenlet's place, from ``claim_…`` to ``release_…``. deadline: as
+    ``time.monotonic()`` tells it."""
 
     __slots__ = ("at", "deadline", "job", "journal", "time_limit")
 

@@ -1,15 +1,19 @@
-"""Time limits of handlers: an exception at the limit, and later the loss of a thread that does not come back.
+"""Time limits of handlers: an exception at the limit, and later the loss of a thread that does not
+come back.
 
-The hub finds a handler that is over its route's ``timeout`` and has HandlerTimeout raised in it: on a thread through
-PyThreadState_SetAsyncExc, at its next bytecode; in a greenlet where it waits. It must hit this handler and nothing else, though the thread
-may end it and begin the next at any moment. Without a lock between the hub and the thread:
+The hub finds a handler that is over its route's ``timeout`` and has HandlerTimeout raised in it: on
+a thread through PyThreadState_SetAsyncExc, at its next bytecode; in a greenlet where it waits. It
+must hit this handler and nothing else, though the thread may end it and begin the next at any
+moment. Without a lock between the hub and the thread:
 
-1. at the beginning the thread puts down a token, a deque's entry, and at the end takes it back; both are one step of the interpreter;
+1. at the beginning the thread puts down a token, a deque's entry, and at the end takes it back;
+   both are one step of the interpreter;
 2. the hub takes the token before it interrupts, and then only this handler can be hit, because
-3. a thread that finds no token at the end waits until the exception has been sent, and clears it where it has not been raised yet.
+3. a thread that finds no token at the end waits until the exception has been sent, and clears it
+   where it has not been raised yet.
 
-The same way, with a second token, is decided who speaks for a handler that was interrupted: the thread when it ends after all, or the hub
-when it gives the thread up.
+The same way, with a second token, is decided who speaks for a handler that was interrupted: the
+thread when it ends after all, or the hub when it gives the thread up.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ import gevent.monkey
 
 from gworkers.message import HandlerTimeout
 
-#: How long a handler may go on after its limit, to clean up, before its thread is given up, in seconds.
+#: How long a handler may go on after its limit, to clean up, before its thread is given up, in
+#: seconds.
 INTERRUPT_GRACE = 5.0
 
 _ident = gevent.monkey.get_original("_thread", "get_ident")
@@ -35,7 +40,8 @@ _NO_EXCEPTION = ctypes.py_object()  # a null pointer
 
 
 class TimeLimit:
-    """The time limit of what one thread or greenlet runs now. ``begin`` and ``end`` are called there, the rest by the hub."""
+    """The time limit of what one thread or greenlet runs now. ``begin`` and ``end`` are called
+    there, the rest by the hub."""
 
     __slots__ = ("_began", "_owner", "_sent", "ident")
 
@@ -51,7 +57,8 @@ class TimeLimit:
         return now
 
     def end(self) -> bool:
-        """After the handler. False when the hub has given this thread up: what it has done counts no more."""
+        """After the handler. False when the hub has given this thread up: what it has done counts
+        no more."""
         while True:
             try:
                 try:

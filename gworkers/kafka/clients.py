@@ -1,4 +1,5 @@
-"""Making kafka-python's clients: our options, the user's options, and patience while Kafka is not there."""
+"""Making kafka-python's clients: our options, the user's options, and patience while Kafka is not
+there."""
 
 from __future__ import annotations
 
@@ -22,16 +23,18 @@ log = logging.getLogger(__name__)
 CONNECT_ATTEMPT = 10.0
 
 
-#: A transaction that follows another at once is told to come back (CONCURRENT_TRANSACTIONS) until the markers of the one before are
-#: written, a few milliseconds; with kafka-python's 100 ms each transaction would begin 100 ms late. And until the time-out has passed
-#: the open transaction of a process that died holds back readers and whoever takes its partitions.
+#: A transaction that follows another at once is told to come back (CONCURRENT_TRANSACTIONS) until
+#: the markers of the one before are written, a few milliseconds; with kafka-python's 100 ms each
+#: transaction would begin 100 ms late. And until the time-out has passed the open transaction of a
+#: process that died holds back readers and whoever takes its partitions.
 TRANSACTIONAL = {"retry_backoff_ms": 5, "transaction_timeout_ms": 10_000}
 
 
 class Clients:
     """Makes consumers and producers for one process of one configuration.
 
-    servers: where Kafka is, which the configuration may leave to us; process: the process's number, from 0.
+    servers: where Kafka is, which the configuration may leave to us; process: the process's number,
+    from 0.
     """
 
     def __init__(self, loaded: Loaded, servers: str, process: int = 0) -> None:
@@ -62,14 +65,16 @@ class Clients:
                 **self._common(),
                 "group_id": config.kafka.group,
                 "auto_offset_reset": "earliest",  # a new group begins with what is there: nothing is lost by being late
-                # With kafka-python's 50 MiB and 1 MiB what has been fetched and not handed out takes more memory than the whole buffer.
+                # With kafka-python's 50 MiB and 1 MiB what has been fetched and not handed out
+                # takes more memory than the whole buffer.
                 "fetch_max_bytes": min(4 * 2**20, part),
                 "max_partition_fetch_bytes": min(2**18, part),
                 "partition_assignment_strategy": [options.assignor("cooperative-sticky")],
                 **options.given(self._loaded, "consumer"),
                 "group_instance_id": self._instance(),
                 "enable_auto_commit": False,
-                # With it the group's offsets are told, too, only when no transaction can change them any more (KIP-447).
+                # With it the group's offsets are told, too, only when no transaction can change
+                # them any more (KIP-447).
                 **({"isolation_level": "read_committed"} if config.delivery == "exactly-once" else {}),
                 **more,
             },
@@ -90,12 +95,14 @@ class Clients:
         )
 
     def transactional_id(self) -> str:
-        """The name under which this process's transactions are known to Kafka, the same after a restart."""
+        """The name under which this process's transactions are known to Kafka, the same after a
+        restart."""
         config = self._loaded.config
         return f"{config.kafka.group}.{config.instance % {'host': socket.gethostname(), 'process': self._process}}"
 
     def producer(self, **more: Any) -> Any:
-        """A KafkaProducer: idempotent, all replicas, no linger, batches that a block of results fits into."""
+        """A KafkaProducer: idempotent, all replicas, no linger, batches that a block of results
+        fits into."""
         workarounds.end_quietly(green.module().KafkaProducer)
         producer = self._make(
             "KafkaProducer",
@@ -123,7 +130,8 @@ class Clients:
         return self._make("KafkaAdminClient", {"bootstrap_servers": self.servers.split(","), **given})
 
     def _make(self, cls: str, config: dict[str, Any]) -> Any:
-        """Try until it can be reached. Raises UnavailableError after kafka.connect_timeout, with what stood in the way."""
+        """Try until it can be reached. Raises UnavailableError after kafka.connect_timeout, with
+        what stood in the way."""
         limit = self._loaded.config.kafka.connect_timeout
         deadline = time.monotonic() + limit
         make: Callable[..., Any] = getattr(green.module(), cls)
@@ -158,7 +166,8 @@ def _told(error: BaseException) -> str:
 
 
 def _unreachable(servers: str, patience: float) -> str | None:
-    """Why no connection can be made to any of ``servers``; None when one can. It says more than kafka-python, and at once."""
+    """Why no connection can be made to any of ``servers``; None when one can. It says more than
+    kafka-python, and at once."""
     reasons = []
     for server in servers.split(","):
         try:
@@ -170,7 +179,8 @@ def _unreachable(servers: str, patience: float) -> str | None:
 
 
 def diagnose(servers: str) -> str | None:
-    """Why nobody who speaks Kafka answers at ``servers``, in words; None when somebody does. Blocks up to 3 s a server."""
+    """Why nobody who speaks Kafka answers at ``servers``, in words; None when somebody does. Blocks
+    up to 3 s a server."""
     reasons = []
     for server in servers.split(","):
         reason = _knock(server)

@@ -1,4 +1,5 @@
-"""The clients of one process: a member of the group, and a producer, which with exactly-once is a transactional one."""
+"""The clients of one process: a member of the group, and a producer, which with exactly-once is a
+transactional one."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from gworkers.kafka.transactional import KafkaTransactionalClient
 
 
 class KafkaConnections:
-    """Each is made when it is first asked for, which blocks until Kafka is reached. Raises UnavailableError."""
+    """Each is made when it is first asked for, which blocks until Kafka is reached. Raises
+    UnavailableError."""
 
     def __init__(self, clients: Clients, patience: float) -> None:
         self._clients = clients

@@ -1,11 +1,12 @@
 """The embedded broker: librdkafka's mock cluster, in a child process of the server.
 
-It speaks Kafka's protocol well enough for a first look and for tests without Java: topics are made when they are named, with
-four partitions; a group's first join takes three seconds; messages live in memory and old ones are evicted. Nothing in it
-survives the process.
+It speaks Kafka's protocol well enough for a first look and for tests without Java: topics are made
+when they are named, with four partitions; a group's first join takes three seconds; messages live
+in memory and old ones are evicted. Nothing in it survives the process.
 
-As a program (``python -m gworkers.kafka.embedded``) it is the child: it starts the cluster, sends the sample files named in its
-argument, says in one line of JSON where it is, and ends when its standard input does, so that it never outlives its parent.
+As a program (``python -m gworkers.kafka.embedded``) it is the child: it starts the cluster, sends
+the sample files named in its argument, says in one line of JSON where it is, and ends when its
+standard input does, so that it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ class Embedded:
 
 
 def start(samples: list[dict[str, Any]]) -> Embedded:
-    """Start the child and wait until it answers. Each sample has file, topic and key (a field's name or None).
+    """Start the child and wait until it answers. Each sample has file, topic and key (a field's
+    name or None).
 
-    Raises UnavailableError, a sentence, when it cannot start, and ConfigError-like sentences for a sample that cannot be read.
+    Raises UnavailableError, a sentence, when it cannot start, and ConfigError-like sentences for a
+    sample that cannot be read.
     """
     from gevent import subprocess
 

@@ -62,5 +62,6 @@ def classify(error: Any) -> Kind:
 
 
 def is_kafkas(error: BaseException) -> bool:
-    """Whether it is one of kafka-python's own errors, which says something about Kafka and not about a mistake in a program."""
+    """Whether it is one of kafka-python's own errors, which says something about Kafka and not
+    about a mistake in a program."""
     return isinstance(error, green.module("kafka.errors").KafkaError)

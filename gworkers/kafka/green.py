@@ -1,20 +1,24 @@
 """kafka-python on gevent, and nothing else.
 
-kafka-python starts threads and blocks on sockets and locks. Under gevent these must be greenlets, gevent's sockets and
-gevent's locks; the application beside it must keep the ordinary standard library, because its handlers run in native
-threads, where gevent's locks lose wake-ups. So kafka-python is loaded a second time, privately:
+kafka-python starts threads and blocks on sockets and locks. Under gevent these must be greenlets,
+gevent's sockets and gevent's locks; the application beside it must keep the ordinary standard
+library, because its handlers run in native threads, where gevent's locks lose wake-ups. So
+kafka-python is loaded a second time, privately:
 
-1. its modules are executed with an ``__import__`` of their own, which answers ``threading``, ``socket``, ``ssl``,
-   ``select``, ``selectors`` and ``time`` with gevent's versions and ``kafka…`` with the private modules;
-2. where they look into ``sys.modules`` or read a resource of their own package, they find the private modules too;
+1. its modules are executed with an ``__import__`` of their own, which answers ``threading``,
+   ``socket``, ``ssl``, ``select``, ``selectors`` and ``time`` with gevent's versions and ``kafka…``
+   with the private modules;
+2. where they look into ``sys.modules`` or read a resource of their own package, they find the
+   private modules too;
 3. everything else they import is the ordinary module, imported in the ordinary way;
-4. ``sys.modules`` is never touched: ``import kafka`` in the application gives the ordinary kafka-python.
+4. ``sys.modules`` is never touched: ``import kafka`` in the application gives the ordinary
+   kafka-python.
 
-Because an import statement looks up ``__import__`` in the globals of the function that runs it, this holds for imports
-that kafka-python makes later, inside a function, as well.
+Because an import statement looks up ``__import__`` in the globals of the function that runs it,
+this holds for imports that kafka-python makes later, inside a function, as well.
 
-In a process patched by ``gevent.monkey.patch_all()`` (executor: greenlet) the ordinary modules are green already and
-are used as they are.
+In a process patched by ``gevent.monkey.patch_all()`` (executor: greenlet) the ordinary modules are
+green already and are used as they are.
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ import gevent.monkey
 
 PACKAGE = "kafka"
 
-#: The names of ``threading`` that kafka-python uses; a test compares them with the installed version.
+#: The names of ``threading`` that kafka-python uses; a test compares them with the installed
+#: version.
 THREADING_NAMES = ("Condition", "Event", "Lock", "RLock", "Thread", "TIMEOUT_MAX", "current_thread", "local")
 
 
@@ -124,13 +129,15 @@ _OUTSIDE = Thread(name="MainThread")
 
 
 def current_thread() -> Thread:
-    """The Thread whose greenlet is running; one stand-in object for all greenlets that are not such threads."""
+    """The Thread whose greenlet is running; one stand-in object for all greenlets that are not such
+    threads."""
     thread: Thread = getattr(gevent.getcurrent(), "kafka_thread", _OUTSIDE)
     return thread
 
 
 def lock() -> gevent.lock.Semaphore:
-    """A lock for greenlets: gevent's semaphore is written in C, its BoundedSemaphore-based Lock is not."""
+    """A lock for greenlets: gevent's semaphore is written in C, its BoundedSemaphore-based Lock is
+    not."""
     return gevent.lock.Semaphore(1)
 
 
@@ -163,13 +170,15 @@ class _Loader:
         self._builtins = dict(vars(builtins), __import__=self._import)
 
     def _sys(self) -> types.ModuleType:
-        """``sys`` as kafka-python sees it: its own modules are where it looks for them by ``sys.modules[__name__]``."""
+        """``sys`` as kafka-python sees it: its own modules are where it looks for them by
+        ``sys.modules[__name__]``."""
         module = types.ModuleType("sys")
         module.__dict__.update(vars(sys), modules=collections.ChainMap(self.modules, sys.modules))
         return module
 
     def _importlib(self) -> types.ModuleType:
-        """``importlib`` as kafka-python sees it: what it loads or reads by name comes from the private packages."""
+        """``importlib`` as kafka-python sees it: what it loads or reads by name comes from the
+        private packages."""
         module, resources = types.ModuleType("importlib"), types.ModuleType("importlib.resources")
 
         def read_text(package: str, resource: str, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -257,7 +266,8 @@ def patched() -> bool:
 
 
 def module(name: str = PACKAGE) -> Any:
-    """The green module ``kafka…``: private in an ordinary process, the ordinary one in a patched process.
+    """The green module ``kafka…``: private in an ordinary process, the ordinary one in a patched
+    process.
 
     Typed Any because kafka-python ships no types.
     """

@@ -1,4 +1,5 @@
-"""One member of a consumer group, on kafka-python's KafkaConsumer. See gworkers.kafka.protocols.Group."""
+"""One member of a consumer group, on kafka-python's KafkaConsumer. See
+gworkers.kafka.protocols.Group."""
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ def to_kafka(offsets: Offsets) -> dict[Any, Any]:
 
 
 def _listener(ours: Listener) -> Any:
-    """kafka-python's listener for ours; its class comes from the green module, so it cannot stand at the top of this file."""
+    """kafka-python's listener for ours; its class comes from the green module, so it cannot stand
+    at the top of this file."""
     base = green.module("kafka.consumer.subscription_state").AsyncConsumerRebalanceListener
 
     class Forwarding(base):  # type: ignore[misc, valid-type]

@@ -50,7 +50,8 @@ _ASSIGNORS = {
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option of kafka-python. kind: int, float, bool, str, list, tuple or object, as its documentation and default say."""
+    """One option of kafka-python. kind: int, float, bool, str, list, tuple or object, as its
+    documentation and default say."""
 
     name: str
     kind: str
@@ -139,7 +140,8 @@ def _sections() -> dict[str, dict[str, Option]]:
 
 
 def problems(loaded: Loaded) -> Iterator[Problem]:
-    """What is wrong with kafka.client, kafka.consumer and kafka.producer, with the nearest known name for unknown ones."""
+    """What is wrong with kafka.client, kafka.consumer and kafka.producer, with the nearest known
+    name for unknown ones."""
     import difflib
 
     for section, options in _sections().items():
@@ -166,7 +168,8 @@ def problems(loaded: Loaded) -> Iterator[Problem]:
 
 
 def given(loaded: Loaded, section: str) -> dict[str, Any]:
-    """The user's options for the ``consumer`` or the ``producer``: those of kafka.client and its own, converted."""
+    """The user's options for the ``consumer`` or the ``producer``: those of kafka.client and its
+    own, converted."""
     options = _sections()[section]
     kafka = loaded.config.kafka
     own = {**kafka.client, **getattr(kafka, section)}

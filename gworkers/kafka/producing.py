@@ -1,8 +1,10 @@
-"""Producing in blocks: many rows are appended to kafka-python's open batch under one lock with one callback.
+"""Producing in blocks: many rows are appended to kafka-python's open batch under one lock with one
+callback.
 
-kafka-python's ``send()`` costs 17 µs a message (a look-up, an estimate, a future and a metadata object each); a
-block costs about 3 µs a row. What ``send()`` does besides holds here too: a closed or fenced producer, the
-partition's part in the transaction, the bound on a record's size, the splitting of a refused batch.
+kafka-python's ``send()`` costs 17 µs a message (a look-up, an estimate, a future and a metadata
+object each); a block costs about 3 µs a row. What ``send()`` does besides holds here too: a closed
+or fenced producer, the partition's part in the transaction, the bound on a record's size, the
+splitting of a refused batch.
 
 This file knows the inside of kafka-python; gworkers/kafka/versions.py says of which versions.
 """
@@ -19,7 +21,8 @@ from gworkers.handlers.job import Job, Row
 from gworkers.kafka import green
 from gworkers.kafka.protocols import Acknowledged, TopicPartition
 
-#: Rows in one batch. Their acknowledgement is dealt with in one go, about 2 µs a row, and must not hold the hub.
+#: Rows in one batch. Their acknowledgement is dealt with in one go, about 2 µs a row, and must not
+#: hold the hub.
 MOST_ROWS = 2000
 
 _OVERHEAD = 61 + 21 + 5 + 5 + 5  # batch header, a record's own fields, and the lengths of key, value and headers
@@ -74,8 +77,8 @@ class _Rows(list[Job]):
 
 
 def _append(records: Any, rows: Sequence[Row], start: int, most: int, now: int) -> int:
-    """Write rows from ``start`` into the builder of a batch, as many as fit and at most ``most``; returns the index of the first that
-    was not written."""
+    """Write rows from ``start`` into the builder of a batch, as many as fit and at most ``most``;
+    returns the index of the first that was not written."""
     builder = records._builder
     buffer: bytearray = builder._buffer
     limit: int = builder._batch_size
@@ -151,11 +154,14 @@ def check_size(row: Row, most: int) -> None:
 
 
 class KafkaProducerClient:
-    """A KafkaProducer that takes blocks of rows: the surface ProducerClient. Used by one greenlet at a time.
+    """A KafkaProducer that takes blocks of rows: the surface ProducerClient. Used by one greenlet
+    at a time.
 
-    1. ``append`` writes rows of one partition into the open batch, or new ones, under the partition's lock;
+    1. ``append`` writes rows of one partition into the open batch, or new ones, under the
+       partition's lock;
     2. the Sender greenlet is woken once if there is a new or a full batch;
-    3. when a batch is acknowledged or refused for good, ``acknowledged`` is called once with its jobs.
+    3. when a batch is acknowledged or refused for good, ``acknowledged`` is called once with its
+       jobs.
     """
 
     def __init__(self, producer: Any) -> None:
@@ -175,7 +181,8 @@ class KafkaProducerClient:
         return number
 
     def partitions_for(self, topic: str) -> int:
-        """How many partitions a topic has, 0 while it does not exist. Blocks; raises kafka-python's errors."""
+        """How many partitions a topic has, 0 while it does not exist. Blocks; raises kafka-python's
+        errors."""
         return len(self.kafka.partitions_for(topic) or ())
 
     def known_partitions(self, topic: str) -> int:
@@ -191,7 +198,8 @@ class KafkaProducerClient:
         self._accumulator.abort_undrained_batches(error)
 
     def hold_back(self, may_send: Callable[[], bool], look_again: float) -> None:
-        """Keep complete batches back while ``may_send`` says no; it is asked again each ``look_again`` seconds."""
+        """Keep complete batches back while ``may_send`` says no; it is asked again each
+        ``look_again`` seconds."""
         ready = self._accumulator.ready
 
         def ready_if_allowed(cluster: Any, now: float | None = None) -> Any:
@@ -206,7 +214,8 @@ class KafkaProducerClient:
     def append(self, tp: TopicPartition, rows: Sequence[Row], jobs: Sequence[Job], acknowledged: Acknowledged) -> None:
         """Rows of one TopicPartition and the job of each, in order; sizes have been checked.
 
-        Raises IllegalStateError when the producer is closed, and a KafkaError when it is fenced or its transaction failed.
+        Raises IllegalStateError when the producer is closed, and a KafkaError when it is fenced or
+        its transaction failed.
         """
         accumulator = self._accumulator
         if self.kafka._closed or accumulator._closed:

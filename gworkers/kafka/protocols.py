@@ -1,7 +1,7 @@
 """The surface of this room: what the pipeline uses of Kafka, in types of our own.
 
-``Group``, ``ProducerClient`` and ``TransactionalClient`` are implemented on kafka-python in group.py, producing.py
-and transactional.py; a simulated Kafka implements the same.
+``Group``, ``ProducerClient`` and ``TransactionalClient`` are implemented on kafka-python in
+group.py, producing.py and transactional.py; a simulated Kafka implements the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class TopicPartition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a group has committed for a partition, or is to commit: the next offset to be read, and a text with it."""
+    """What a group has committed for a partition, or is to commit: the next offset to be read, and
+    a text with it."""
 
     offset: int
     metadata: str
@@ -30,13 +31,15 @@ class Committed:
 
 Offsets = Mapping[TopicPartition, Committed]
 
-#: Called once for the rows of a batch, or for one row of a batch that had to be split: the jobs, in the order of
-#: their rows, and None or a function from the index of a row to its error. It must not block.
+#: Called once for the rows of a batch, or for one row of a batch that had to be split: the jobs, in
+#: the order of their rows, and None or a function from the index of a row to its error. It must not
+#: block.
 Acknowledged = Callable[[Sequence[Job], "Callable[[int], BaseException] | None"], None]
 
 
 class Listener(Protocol):
-    """Hears of partitions that come and go; awaited on kafka-python's I/O loop while ``poll`` is blocked."""
+    """Hears of partitions that come and go; awaited on kafka-python's I/O loop while ``poll`` is
+    blocked."""
 
     async def revoked(self, tps: Iterable[TopicPartition]) -> None: ...
 
@@ -56,7 +59,8 @@ class Membership(Protocol):
 
 
 class Group(Protocol):
-    """The consumer: one member of a group. All methods but the async ones are for greenlets; errors are kafka-python's."""
+    """The consumer: one member of a group. All methods but the async ones are for greenlets; errors
+    are kafka-python's."""
 
     @property
     def membership(self) -> Membership: ...
@@ -64,13 +68,15 @@ class Group(Protocol):
     def subscribe(self, topics: Sequence[str], patterns: Sequence[str], listener: Listener) -> None: ...
 
     def poll(self, wait_ms: int, most: int) -> dict[TopicPartition, list[Job]]:
-        """Join the group if need be, and up to ``most`` messages as Jobs without a partition. Blocks."""
+        """Join the group if need be, and up to ``most`` messages as Jobs without a partition.
+        Blocks."""
 
     def pause_only(self, tps: Collection[TopicPartition]) -> None:
         """From now on ``poll`` brings nothing of these, and again of all others that are assigned."""
 
     def positions(self) -> Iterator[tuple[TopicPartition, int]]:
-        """The offset that ``poll`` will return next, of each partition where it is known. Never waits."""
+        """The offset that ``poll`` will return next, of each partition where it is known. Never
+        waits."""
 
     def commit(self, offsets: Offsets, timeout: float) -> None:
         """Blocks up to ``timeout`` seconds."""
@@ -84,16 +90,19 @@ class Group(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
     def end(self, tp: TopicPartition) -> int | None:
-        """The offset after the last message, as the last fetch told it; None while it is not known. Never waits."""
+        """The offset after the last message, as the last fetch told it; None while it is not known.
+        Never waits."""
 
     def topic_id(self, topic: str) -> bytes | None:
-        """The 16 bytes that tell this topic from others of its name; None while they are not known. Never waits."""
+        """The 16 bytes that tell this topic from others of its name; None while they are not known.
+        Never waits."""
 
     def beginning(self, tp: TopicPartition) -> int:
         """The offset of the first message that is there. Blocks."""
 
     def generation(self) -> Any:
-        """Who this member is to the group now, for the offsets of a transaction. Equal while nothing has changed."""
+        """Who this member is to the group now, for the offsets of a transaction. Equal while
+        nothing has changed."""
 
     @property
     def connected(self) -> bool:
@@ -103,14 +112,16 @@ class Group(Protocol):
         """Which of these topics are not there, as the last metadata told it. Never waits."""
 
     def look_for_topics(self) -> None:
-        """Have the metadata asked for anew; where the broker allows it, that makes topics. Never waits."""
+        """Have the metadata asked for anew; where the broker allows it, that makes topics. Never
+        waits."""
 
     def close(self, timeout: float) -> None:
         """Leave the group and close the connections. Blocks."""
 
 
 class ProducerClient(Protocol):
-    """A producer that takes blocks of rows; see gworkers.kafka.producing.KafkaProducerClient, whose docstrings hold here."""
+    """A producer that takes blocks of rows; see gworkers.kafka.producing.KafkaProducerClient, whose
+    docstrings hold here."""
 
     max_request_size: int
 
@@ -132,7 +143,8 @@ class ProducerClient(Protocol):
 
 
 class TransactionalClient(Protocol):
-    """One transactional producer at a time; see gworkers.kafka.transactional, whose docstrings hold here."""
+    """One transactional producer at a time; see gworkers.kafka.transactional, whose docstrings hold
+    here."""
 
     @property
     def producer(self) -> ProducerClient: ...

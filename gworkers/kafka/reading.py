@@ -1,5 +1,5 @@
-"""Reading kafka-python's record batches lean: a record becomes a Job at about 3 µs, where kafka-python's generator and
-13-field tuple cost 6.
+"""Reading kafka-python's record batches lean: a record becomes a Job at about 3 µs, where
+kafka-python's generator and 13-field tuple cost 6.
 
 This file knows the inside of kafka-python; gworkers/kafka/versions.py says of which versions.
 """
@@ -25,14 +25,17 @@ def _read_varint(buffer: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-#: Records that are read in one go. A batch may hold tens of thousands, and reading those at once would hold the hub for 25 ms and more.
+#: Records that are read in one go. A batch may hold tens of thousands, and reading those at once
+#: would hold the hub for 25 ms and more.
 READ_AT_ONCE = 500
 
 
 def read_records(batch: Any) -> Iterator[list[Job]]:
-    """The records of one batch (magic 2) as Jobs, in order, in lists of READ_AT_ONCE. Raises CorruptRecordError when the batch is damaged.
+    """The records of one batch (magic 2) as Jobs, in order, in lists of READ_AT_ONCE. Raises
+    CorruptRecordError when the batch is damaged.
 
-    Works on one bytes object for the whole batch: slices of it are the keys and values, without a second copy.
+    Works on one bytes object for the whole batch: slices of it are the keys and values, without a
+    second copy.
     """
     batch._maybe_uncompress()
     at: int = batch._pos

@@ -12,10 +12,12 @@ log = logging.getLogger(__name__)
 
 
 def make(clients: Clients, wanted: dict[str, str]) -> None:
-    """Make the topics that are not there, each with as many partitions as the topic it is for. Blocks.
+    """Make the topics that are not there, each with as many partitions as the topic it is for.
+    Blocks.
 
-    wanted: the topic each one is for, by its name. Raises UnavailableError with the commands to make them where
-    this client may not. With the embedded broker they come into being when they are asked for.
+    wanted: the topic each one is for, by its name. Raises UnavailableError with the commands to
+    make them where this client may not. With the embedded broker they come into being when they are
+    asked for.
     """
     if clients.embedded or not wanted:
         return

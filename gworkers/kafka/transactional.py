@@ -1,8 +1,9 @@
 """The transactional producer: its identity, and how another one takes it over.
 
-Kafka knows a producer by its transactional.id, and by an epoch that each new one raises: who comes with a lower epoch is shut out. A
-producer whose transaction failed is replaced by a new one that says which epoch it takes over (KIP-360); when somebody else has raised
-it meanwhile, the broker refuses, and nothing is taken from the other.
+Kafka knows a producer by its transactional.id, and by an epoch that each new one raises: who comes
+with a lower epoch is shut out. A producer whose transaction failed is replaced by a new one that
+says which epoch it takes over (KIP-360); when somebody else has raised it meanwhile, the broker
+refuses, and nothing is taken from the other.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class FencedError(UnavailableError):
 
 
 class KafkaTransactionalClient:
-    """One producer at a time. Raises UnavailableError with a sentence; its ``passing`` says whether it is worth another try."""
+    """One producer at a time. Raises UnavailableError with a sentence; its ``passing`` says whether
+    it is worth another try."""
 
     def __init__(self, clients: Clients, transactional_id: str, patience: float) -> None:
         self._clients = clients
@@ -66,8 +68,9 @@ class KafkaTransactionalClient:
         self._kafka.commit_transaction()
 
     def renew(self, age: float) -> KafkaProducerClient:
-        """A new producer in place of the old one. ``age``: since when its transaction was open, in seconds: when Kafka has given up a
-        transaction because of its age, the epoch has been raised by nobody else. Blocks."""
+        """A new producer in place of the old one. ``age``: since when its transaction was open, in
+        seconds: when Kafka has given up a transaction because of its age, the epoch has been raised
+        by nobody else. Blocks."""
         identity = self._kafka._transaction_manager.producer_id_and_epoch
         if identity.is_valid:
             self._identity = identity
@@ -84,7 +87,8 @@ class KafkaTransactionalClient:
         return self.producer
 
     def _close(self) -> None:
-        """End the producer without waiting for what it has on its way. That it does not end in time is no reason to keep it."""
+        """End the producer without waiting for what it has on its way. That it does not end in time
+        is no reason to keep it."""
         try:
             self.producer.close(0)
         except Exception as error:

@@ -1,18 +1,24 @@
-"""Which versions of kafka-python this room knows the inside of, and what the next one will change here.
+"""Which versions of kafka-python this room knows the inside of, and what the next one will change
+here.
 
-The range is what setup.py asks for; the tests run against both of its ends. 3.0.5 to 3.0.8 are left out because
-with an eager assignor and a rebalance listener they never fetch a retained partition again (kafka-python #3131).
+The range is what setup.py asks for; the tests run against both of its ends. 3.0.5 to 3.0.8 are left
+out because with an eager assignor and a rebalance listener they never fetch a retained partition
+again (kafka-python #3131).
 
-The next one, 3.1, was tried on 2026-11-25 at its development head (a3b3836f): producing in blocks, reading, splitting
-a batch, a partition added and one transaction after the other passed as they are. What it changes for this room:
+The next one, 3.1, was tried on 2026-11-25 at its development head (a3b3836f): producing in blocks,
+reading, splitting a batch, a partition added and one transaction after the other passed as they
+are. What it changes for this room:
 
-- network back ends can be exchanged (``net=``), and one on asyncio comes along; ours stays the selector's. They are
-  loaded by ``importlib.import_module``, which green.py answers with the private modules since;
-- the producer's Sender is a coroutine on the I/O loop and no thread of its own: "on the Sender greenlet" becomes "on
-  the I/O greenlet", so an acknowledgement that takes long holds up heartbeats too. Nothing of ours waits there;
-- the ``asyncio`` module is imported by its abstract back end; the test that forbids this has to allow that one file;
-- ``_consumer._net.sleep`` and ``_consumer._client._manager`` (group.py) keep their names, ``net.run`` becomes
-  ``net.wait_for``, which nothing here calls.
+- network back ends can be exchanged (``net=``), and one on asyncio comes along; ours stays the
+  selector's. They are loaded by ``importlib.import_module``, which green.py answers with the
+  private modules since;
+- the producer's Sender is a coroutine on the I/O loop and no thread of its own: "on the Sender
+  greenlet" becomes "on the I/O greenlet", so an acknowledgement that takes long holds up heartbeats
+  too. Nothing of ours waits there;
+- the ``asyncio`` module is imported by its abstract back end; the test that forbids this has to
+  allow that one file;
+- ``_consumer._net.sleep`` and ``_consumer._client._manager`` (group.py) keep their names,
+  ``net.run`` becomes ``net.wait_for``, which nothing here calls.
 """
 
 from __future__ import annotations

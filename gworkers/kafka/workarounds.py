@@ -15,11 +15,12 @@ from gworkers.kafka.errors import Kind, classify
 def survive_refusals(producer: Any) -> None:
     """One record that the broker refuses must not end the producer.
 
-    kafka-python 3.0 takes any refusal that no retry can help (a record too large for its topic, an invalid one) as fatal for an
-    idempotent producer, and everything sent afterwards fails with the same error. Its own comment says what is right: fail that
-    batch alone. The refused batch has used up sequence numbers that the broker has never seen, and an idempotent producer has one
-    batch of a partition on its way at a time, so the next batch takes these numbers; this is what Java's client did up to 2.4 and what
-    kafka-python itself does when it splits a batch.
+    kafka-python 3.0 takes any refusal that no retry can help (a record too large for its topic, an
+    invalid one) as fatal for an idempotent producer, and everything sent afterwards fails with the
+    same error. Its own comment says what is right: fail that batch alone. The refused batch has
+    used up sequence numbers that the broker has never seen, and an idempotent producer has one
+    batch of a partition on its way at a time, so the next batch takes these numbers; this is what
+    Java's client did up to 2.4 and what kafka-python itself does when it splits a batch.
 
     Seen by: test_a_result_that_the_broker_refuses_for_good_is_dead_lettered.
     """
@@ -42,9 +43,11 @@ def survive_refusals(producer: Any) -> None:
 
 
 def end_quietly(producer_class: Any) -> None:
-    """A producer that was given up must not write a stack trace to standard error when it is collected.
+    """A producer that was given up must not write a stack trace to standard error when it is
+    collected.
 
-    kafka-python 3.0 closes a producer once more in its ``__del__``, and closing raises where its connections do not end in time.
+    kafka-python 3.0 closes a producer once more in its ``__del__``, and closing raises where its
+    connections do not end in time.
 
     Seen by: test_a_broker_that_is_long_away_is_waited_for.
     """
@@ -61,9 +64,11 @@ def end_quietly(producer_class: Any) -> None:
 
 
 def blame_only_the_refused(producer: Any) -> None:
-    """When a record is refused, the others of its transaction must not seem to be refused for the same reason.
+    """When a record is refused, the others of its transaction must not seem to be refused for the
+    same reason.
 
-    kafka-python 3.0 fails every batch that is not yet on its way with the error of the one that was refused.
+    kafka-python 3.0 fails every batch that is not yet on its way with the error of the one that was
+    refused.
 
     Seen by: test_a_result_that_the_broker_refuses_takes_no_other_with_it.
     """
@@ -81,8 +86,9 @@ def blame_only_the_refused(producer: Any) -> None:
 def lose_no_request(producer: Any) -> None:
     """A request about a transaction must not be lost because a broker cannot be reached.
 
-    kafka-python 3.0 asks whether a broker is ready and expects yes or no; the answer it gets is yes or an error, upon which it forgets
-    the request that it was to send, and the transaction waits for its answer for ever.
+    kafka-python 3.0 asks whether a broker is ready and expects yes or no; the answer it gets is yes
+    or an error, upon which it forgets the request that it was to send, and the transaction waits
+    for its answer for ever.
 
     Seen by: the chaos rounds "transaction coordinator killed".
     """
@@ -101,8 +107,9 @@ def lose_no_request(producer: Any) -> None:
 def hand_out_what_was_parked(consumer: Any) -> None:
     """A partition that was paused and resumed must be read on.
 
-    kafka-python 3.0 parks what it has fetched of a paused partition, and takes it up again only while it has no batch in hand. A batch
-    that has been handed out to its end stays in hand until another one comes, and where all that is left is parked, none ever comes.
+    kafka-python 3.0 parks what it has fetched of a paused partition, and takes it up again only
+    while it has no batch in hand. A batch that has been handed out to its end stays in hand until
+    another one comes, and where all that is left is parked, none ever comes.
 
     Seen by: test_a_stuck_lane_does_not_starve_other_partitions_of_the_buffer.
     """
@@ -120,9 +127,10 @@ def hand_out_what_was_parked(consumer: Any) -> None:
 def finish_the_join(consumer: Any) -> None:
     """A join that has begun must be seen through.
 
-    A ``poll()`` whose time is up in the middle of a join returns, and kafka-python 3.0 is to go on with the next one. But when the leader
-    of the group joined because a topic has grown, it sees no more reason to join then, takes no notice of what it was assigned, sends
-    no heartbeats, and is thrown out of the group without knowing.
+    A ``poll()`` whose time is up in the middle of a join returns, and kafka-python 3.0 is to go on
+    with the next one. But when the leader of the group joined because a topic has grown, it sees no
+    more reason to join then, takes no notice of what it was assigned, sends no heartbeats, and is
+    thrown out of the group without knowing.
 
     Seen by: the chaos rounds "partitions added".
     """
@@ -136,9 +144,10 @@ def finish_the_join(consumer: Any) -> None:
 def claim_only_what_is_owned(consumer: Any) -> None:
     """Whoever joins the group must not say that it owns what it has lost.
 
-    With the cooperative protocol a member tells what it owns, and what nobody else owns may be given to it at once. kafka-python 3.0 tells
-    what it was assigned last, also after it has lost that. The leader then believes two owners and takes the partition from the one that
-    works on it while it gives it to the other: for a moment both have it.
+    With the cooperative protocol a member tells what it owns, and what nobody else owns may be
+    given to it at once. kafka-python 3.0 tells what it was assigned last, also after it has lost
+    that. The leader then believes two owners and takes the partition from the one that works on it
+    while it gives it to the other: for a moment both have it.
 
     Seen by: the chaos rounds "SIGSTOP" with exactly-once.
     """

@@ -1,10 +1,13 @@
 """What is running now, in a file that outlives the process: who kills it can be told afterwards.
 
-``<state_dir>/<group>/running.N`` is mapped into memory, one file a process, held by a lock for as long as the process lives. It has a head
-and a fixed entry for each thread or greenlet that runs handlers: the offset, -1 while nothing runs, the last offset of a batch, and
-the topic and partition. Beginning a message is one store into it and no system call; the kernel keeps the page when the process dies.
+``<state_dir>/<group>/running.N`` is mapped into memory, one file a process, held by a lock for as
+long as the process lives. It has a head and a fixed entry for each thread or greenlet that runs
+handlers: the offset, -1 while nothing runs, the last offset of a batch, and the topic and
+partition. Beginning a message is one store into it and no system call; the kernel keeps the page
+when the process dies.
 
-At the start the files of processes that died are read: what ran in them is suspected (gworkers.pipeline.quarantine).
+At the start the files of processes that died are read: what ran in them is suspected
+(gworkers.pipeline.quarantine).
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from urllib.parse import quote
 
 MAGIC = b"gwjournl"
 VERSION = 1
-#: Bytes of an entry, and of the head: offset and last as 64-bit integers, then ``topic/partition``, padded with zeros.
+#: Bytes of an entry, and of the head: offset and last as 64-bit integers, then ``topic/partition``,
+#: padded with zeros.
 ENTRY = 288
 LABEL = ENTRY - 16
 WORDS = ENTRY // 8
@@ -41,7 +45,8 @@ class JournalError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunningSpan:
-    """What one entry said when its process died: the messages from ``first`` to ``last`` of one partition ran."""
+    """What one entry said when its process died: the messages from ``first`` to ``last`` of one
+    partition ran."""
 
     topic: str
     partition: int
@@ -49,9 +54,21 @@ class RunningSpan:
     last: int
 
 
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """deaths: in a row at which this message was running; alone: nothing else ran at the last."""
+
+    topic: str
+    partition: int
+    offset: int
+    deaths: int
+    alone: bool
+
+
 class Journaling(Protocol):
-    """Where an executor notes what it runs. ``offsets[at]`` is set to the offset of each message as it begins, and to -1 after the last;
-    ``offsets[at + 1]`` to the last offset of a batch, before."""
+    """Where an executor notes what it runs. ``offsets[at]`` is set to the offset of each message as
+    it begins, and to -1 after the last; ``offsets[at + 1]`` to the last offset of a batch, before.
+    """
 
     offsets: Any
 
@@ -65,7 +82,8 @@ class Journaling(Protocol):
 
 
 class NoJournal:
-    """Stands in for the journal of a process without a state directory: the same steps, and nothing is kept."""
+    """Stands in for the journal of a process without a state directory: the same steps, and nothing
+    is kept."""
 
     def __init__(self) -> None:
         self.offsets = [-1, -1]
@@ -116,7 +134,8 @@ class Journal:
 
 
 def folder_of(state_dir: Path, group: str) -> Path:
-    """Where the state of one consumer group is kept. Made when it is not there. Raises JournalError."""
+    """Where the state of one consumer group is kept. Made when it is not there. Raises
+    JournalError."""
     folder = state_dir / quote(group, safe="")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,9 +148,11 @@ def folder_of(state_dir: Path, group: str) -> Path:
 
 
 def left_behind(folder: Path, own: Path | None = None) -> Iterator[list[RunningSpan]]:
-    """For each process that died: what ran in it. Each is told once, so that what is told has to be kept before the next is asked for.
+    """For each process that died: what ran in it. Each is told once, so that what is told has to be
+    kept before the next is asked for.
 
-    Called before a Journal is made, which may use one of these files anew. Raises JournalError for a file that is no journal.
+    Called before a Journal is made, which may use one of these files anew. Raises JournalError for
+    a file that is no journal.
     """
     for path in sorted(folder.glob("running.*")):
         if path == own:

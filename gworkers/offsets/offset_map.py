@@ -1,15 +1,19 @@
-"""Which offsets beyond the committed one are finished, as text for the commit's metadata. Pure; docs/offset-map.md has it byte by byte.
+"""Which offsets beyond the committed one are finished, as text for the commit's metadata. Pure;
+docs/offset-map.md has it byte by byte.
 
-The broker keeps 4,096 UTF-16 units of metadata with each committed offset. A map says, for the offsets from the committed position up to
-``end``, which are unfinished; every other one in between is finished (or was never there: compaction and transaction markers leave
-holes). Whoever gets the partition next runs the unfinished ones and what begins at ``end``, and nothing twice.
+The broker keeps 4,096 UTF-16 units of metadata with each committed offset. A map says, for the
+offsets from the committed position up to ``end``, which are unfinished; every other one in between
+is finished (or was never there: compaction and transaction markers leave holes). Whoever gets the
+partition next runs the unfinished ones and what begins at ``end``, and nothing twice.
 
-The map names the offset that it is relative to, and the topic's id where that is known: whoever moves a commit (MirrorMaker 2,
-kafka-consumer-groups, any tool) takes its metadata along, and a map of other offsets would make messages be skipped. What a reader
-takes is bounded as what the writer makes is, because others can write a group's commits as well.
+The map names the offset that it is relative to, and the topic's id where that is known: whoever
+moves a commit (MirrorMaker 2, kafka-consumer-groups, any tool) takes its metadata along, and a map
+of other offsets would make messages be skipped. What a reader takes is bounded as what the writer
+makes is, because others can write a group's commits as well.
 
-The smallest of four encodings is taken. The two extremes bound what fits: a bit a span of at least 59,000 offsets whatever its pattern,
-and Golomb-Rice coded gaps (Rice, 1971) any span at all with fewer than 1,000 unfinished.
+The smallest of four encodings is taken. The two extremes bound what fits: a bit a span of at least
+59,000 offsets whatever its pattern, and Golomb-Rice coded gaps (Rice, 1971) any span at all with
+fewer than 1,000 unfinished.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-#: Units of metadata that the broker takes (offset.metadata.max.bytes), and what is left for bytes behind the mark at 15 bits a unit.
+#: Units of metadata that the broker takes (offset.metadata.max.bytes), and what is left for bytes
+#: behind the mark at 15 bits a unit.
 UNITS = 4096
 MARK = "gw2"
 CAPACITY_BITS = (UNITS - len(MARK)) * 15
@@ -26,8 +31,8 @@ CAPACITY_BITS = (UNITS - len(MARK)) * 15
 #: Spans up to this fit as a bit set, whatever the pattern.
 SURE_SPAN = 59_000
 
-#: The most offsets that a map names unfinished, and the longest span that is written as a bit set: beyond it not even a thousandfold
-#: repetition would fit, and the bit set would take long to make.
+#: The most offsets that a map names unfinished, and the longest span that is written as a bit set:
+#: beyond it not even a thousandfold repetition would fit, and the bit set would take long to make.
 MOST_UNFINISHED = 1_000_000
 MOST_BITS = CAPACITY_BITS * 8
 #: The longest span there is: an offset is a signed 64-bit number.
@@ -41,12 +46,14 @@ _BITS, _UNFINISHED_GAPS, _RUNS, _DEFLATED = range(4)
 #: Bytes of a topic's id, a UUID.
 _ID = 16
 
-#: Bits of everything but the payload: checksum, encoding, base, topic's id, length and span, padding to a byte and to a character.
+#: Bits of everything but the payload: checksum, encoding, base, topic's id, length and span,
+#: padding to a byte and to a character.
 _OVERHEAD_BITS = 8 * (4 + 1 + 9 + 1 + _ID + 3 + 9) + 8 + 15
 
 
 class ForeignMetadataError(Exception):
-    """Metadata that holds no map for this offset; the text says why. moved: it is a map of ours, of other offsets or another topic."""
+    """Metadata that holds no map for this offset; the text says why. moved: it is a map of ours, of
+    other offsets or another topic."""
 
     def __init__(self, text: str, *, moved: bool = False) -> None:
         super().__init__(text)
@@ -55,17 +62,21 @@ class ForeignMetadataError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OffsetMap:
-    """unfinished: offsets below ``end`` that are not finished, in rising order. From ``end`` on nothing is known to be finished."""
+    """unfinished: offsets below ``end`` that are not finished, in rising order. From ``end`` on
+    nothing is known to be finished."""
 
     end: int
     unfinished: tuple[int, ...]
 
 
-# ------------------------------------------------------------------------------------------------------------- bits
+# --------------------------------------------------------------------------------------------------
+# -----------
+# bits
 
 
 def _rice(values: Sequence[int], k: int) -> bytes:
-    """Each value as value >> k ones, a zero, and its k low bits; the first bit of a byte is its highest."""
+    """Each value as value >> k ones, a zero, and its k low bits; the first bit of a byte is its
+    highest."""
     if k:
         form, low = f"0{k}b", (1 << k) - 1
         text = "".join([f"{'1' * (value >> k)}0{value & low:{form}}" for value in values])
@@ -88,7 +99,8 @@ def _unrice(data: bytes, k: int, count: int) -> Iterator[int]:
 
 
 def _best_k(total: int, count: int) -> int:
-    """The Rice parameter for ``count`` values that add up to ``total``: about the logarithm of their mean."""
+    """The Rice parameter for ``count`` values that add up to ``total``: about the logarithm of
+    their mean."""
     return max(0, (total // max(1, count)).bit_length() - 1)
 
 
@@ -118,7 +130,9 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
             raise ValueError("a number has no end")
 
 
-# -------------------------------------------------------------------------------------------------------- encodings
+# --------------------------------------------------------------------------------------------------
+# ------
+# encodings
 
 
 def _gaps(offsets: Sequence[int]) -> list[int]:
@@ -127,7 +141,8 @@ def _gaps(offsets: Sequence[int]) -> list[int]:
 
 
 def _runs(unfinished: Sequence[int], span: int) -> list[int]:
-    """Lengths of alternating runs, unfinished first, each less one but the first; they add up to the span."""
+    """Lengths of alternating runs, unfinished first, each less one but the first; they add up to
+    the span."""
     runs: list[int] = []
     end = 0  # of the unfinished run that is open
     length = 0
@@ -183,10 +198,11 @@ def _to_bytes(text: str) -> bytes:
 
 
 def encode(position: int, unfinished: Sequence[int], end: int, topic_id: bytes | None = None, units: int = UNITS) -> str | None:
-    """The metadata for a commit of ``position``: "" when nothing beyond it is finished, None when the map does not fit.
+    """The metadata for a commit of ``position``: "" when nothing beyond it is finished, None when
+    the map does not fit.
 
-    unfinished: the unfinished offsets from ``position`` up to ``end``, rising; end: the offset after the highest finished one;
-    topic_id: 16 bytes, None where it is not known.
+    unfinished: the unfinished offsets from ``position`` up to ``end``, rising; end: the offset
+    after the highest finished one; topic_id: 16 bytes, None where it is not known.
     """
     span = end - position
     if span <= 0 or span == len(unfinished):
@@ -216,9 +232,11 @@ def encode(position: int, unfinished: Sequence[int], end: int, topic_id: bytes |
 
 
 def decode(position: int, text: str, topic_id: bytes | None = None) -> OffsetMap | None:
-    """The map in the metadata of ``position``'s commit; None when it is empty. topic_id: 16 bytes, None where it is not known.
+    """The map in the metadata of ``position``'s commit; None when it is empty. topic_id: 16 bytes,
+    None where it is not known.
 
-    Raises ForeignMetadataError for anything else. Takes time and memory in proportion to the text and to MOST_UNFINISHED at most.
+    Raises ForeignMetadataError for anything else. Takes time and memory in proportion to the text
+    and to MOST_UNFINISHED at most.
     """
     if not text:
         return None
@@ -296,8 +314,9 @@ def _unfinished(kind: int, payload: bytes, span: int) -> list[int]:
 
 
 def surely_fits(unfinished: int, span: int) -> bool:
-    """Whether the map of any ``unfinished`` offsets in a span of ``span`` fits: a bound, and monotone, so that as long as it holds for
-    what has been read it holds for whatever becomes of it."""
+    """Whether the map of any ``unfinished`` offsets in a span of ``span`` fits: a bound, and
+    monotone, so that as long as it holds for what has been read it holds for whatever becomes of
+    it."""
     if span <= SURE_SPAN:
         return True
     gaps = span // (unfinished + 1)

@@ -6,7 +6,8 @@ An assignment is a Partition object of its own, from ``assigned`` until ``let_go
 - withdrawn: nothing more of it is begun; what waits is given back, what runs may finish;
 - fenced: what becomes of its jobs changes nothing any more;
 - let go: fenced, and no longer ours;
-- begun anew: its topic was made anew or its offsets were reset, so nothing that was known of it holds.
+- begun anew: its topic was made anew or its offsets were reset, so nothing that was known of it
+  holds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 
 
 class Assignments:
-    """See the head of this file. partitions: others read it and none of them writes it. All of it on the hub; nothing blocks."""
+    """See the head of this file. partitions: others read it and none of them writes it. All of it
+    on the hub; nothing blocks."""
 
     def __init__(
         self,
@@ -59,7 +61,8 @@ class Assignments:
         return [self.partitions[tp] for tp in tps if tp in self.partitions]
 
     def assigned(self, tps: Iterable[TopicPartition], committed: Offsets) -> list[Partition]:
-        """These are ours from now on. committed: what the group has committed for them. Returns those that some route consumes."""
+        """These are ours from now on. committed: what the group has committed for them. Returns
+        those that some route consumes."""
         added = []
         for tp in tps:
             route = next((route for route in self.routes if route.consumes(tp.topic)), None)
@@ -103,7 +106,8 @@ class Assignments:
             )
 
     def check_against_the_log(self, partition: Partition, end: int | None) -> None:
-        """Forget a restored map that calls offsets finished which the log has not come to. end: of the log, None while it is not known."""
+        """Forget a restored map that calls offsets finished which the log has not come to. end: of
+        the log, None while it is not known."""
         offsets = partition.offsets
         if end is not None and offsets.reaches_beyond(end):
             offsets.forget()
@@ -116,7 +120,8 @@ class Assignments:
                 self._ledger.give_back(part.drop(partition))
 
     def fence(self, partitions: Collection[Partition], *, lost: bool = False) -> None:
-        """From now on nothing that becomes of the jobs of these counts. ``lost``: another member has them already."""
+        """From now on nothing that becomes of the jobs of these counts. ``lost``: another member
+        has them already."""
         self.withdraw(partitions)
         for partition in partitions:
             partition.active = False
@@ -134,7 +139,8 @@ class Assignments:
             (self._events.lost if lost else self._events.revoked).send(list(partitions))
 
     def begin_anew(self, partition: Partition, offset: int) -> Partition:
-        """A partition that goes on before where it was: another Partition takes its place, which begins at ``offset``."""
+        """A partition that goes on before where it was: another Partition takes its place, which
+        begins at ``offset``."""
         log.warning(
             "%s goes on at offset %d, before %s where it was: the topic was deleted and made anew, or the group's offsets were reset; "
             "what was known of finished messages is dropped",

@@ -1,7 +1,9 @@
-"""Progress written back to Kafka: what to commit (OffsetBuilder), and committing it now and then (Committer).
+"""Progress written back to Kafka: what to commit (OffsetBuilder), and committing it now and then
+(Committer).
 
-What is committed is the lowest unfinished offset of each partition that has moved, and with it, in the commit's metadata, what is finished
-beyond it (gworkers.offsets.offset_map). A commit that fails is made up for by the next one.
+What is committed is the lowest unfinished offset of each partition that has moved, and with it, in
+the commit's metadata, what is finished beyond it (gworkers.offsets.offset_map). A commit that fails
+is made up for by the next one.
 """
 
 from __future__ import annotations
@@ -21,21 +23,24 @@ from gworkers.loop import Fatal, Loop
 
 log = logging.getLogger(__name__)
 
-#: How long one commit may take before it is tried again, in seconds: now and then, and while partitions are revoked.
+#: How long one commit may take before it is tried again, in seconds: now and then, and while
+#: partitions are revoked.
 COMMIT_TIMEOUT = 30.0
 REVOKE_COMMIT_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What one commit is to be, and how far each partition had got when it was built (``Offsets.changes``)."""
+    """What one commit is to be, and how far each partition had got when it was built
+    (``Offsets.changes``)."""
 
     offsets: Offsets
     reached: list[tuple[Partition, int]]
 
 
 class OffsetBuilder:
-    """Builds commits. with_map: whether what is finished beyond the lowest unfinished offset goes along."""
+    """Builds commits. with_map: whether what is finished beyond the lowest unfinished offset goes
+    along."""
 
     def __init__(self, events: Events, *, with_map: bool) -> None:
         self._events = events
@@ -77,13 +82,15 @@ class OffsetBuilder:
                 "and after a crash more messages come twice; raise the broker's offset.metadata.max.bytes to 4096"
             )
             return True
-        # A rebalance, or no broker: what is not committed now is committed next time, or at the revocation.
+        # A rebalance, or no broker: what is not committed now is committed next time, or at the
+        # revocation.
         log.debug("a commit failed and will be repeated: %s", one_line(error))
         return False
 
 
 class Committer:
-    """Commits each ``interval`` seconds, and when asked to. On the hub. partitions: what is assigned, kept by Assignments."""
+    """Commits each ``interval`` seconds, and when asked to. On the hub. partitions: what is
+    assigned, kept by Assignments."""
 
     def __init__(
         self, group: Group, partitions: Mapping[TopicPartition, Partition], builder: OffsetBuilder, interval: float, fatal: Fatal
@@ -124,7 +131,8 @@ class Committer:
         return True
 
     async def commit_revoked(self, partitions: Iterable[Partition]) -> Exception | None:
-        """Commit from inside a rebalance, where ``commit`` would block; what stood in the way, or None."""
+        """Commit from inside a rebalance, where ``commit`` would block; what stood in the way, or
+        None."""
         for _ in range(2):
             progress = self._builder.build(partitions)
             if not progress.offsets:

@@ -1,10 +1,12 @@
 """The one consumer, shared by all workers.
 
-1. The poller polls under a semaphore and feeds the scheduler, as much as the ledger has room for. Partitions that have
-   their share are paused (gworkers.pipeline.shares), and when all are, polling goes on: only ``poll()`` keeps a member in its group.
-2. What was finished before this process got the partition is passed over (gworkers.offsets.offsets).
-3. Partitions come and go in gworkers.pipeline.rebalance, progress is written back in gworkers.pipeline.committer; neither needs the
-   semaphore.
+1. The poller polls under a semaphore and feeds the scheduler, as much as the ledger has room for.
+   Partitions that have their share are paused (gworkers.pipeline.shares), and when all are, polling
+   goes on: only ``poll()`` keeps a member in its group.
+2. What was finished before this process got the partition is passed over
+   (gworkers.offsets.offsets).
+3. Partitions come and go in gworkers.pipeline.rebalance, progress is written back in
+   gworkers.pipeline.committer; neither needs the semaphore.
 """
 
 from __future__ import annotations
@@ -30,15 +32,19 @@ from gworkers.pipeline.shares import Shares
 
 log = logging.getLogger(__name__)
 
-#: Messages a poll. Reading 1,000 takes 3 to 4 ms, which is as long as the hub should be held in one go.
+#: Messages a poll. Reading 1,000 takes 3 to 4 ms, which is as long as the hub should be held in one
+#: go.
 POLL_MESSAGES = 1000
-#: How long a poll may wait for messages, in milliseconds, while some partition is paused and while none is.
+#: How long a poll may wait for messages, in milliseconds, while some partition is paused and while
+#: none is.
 POLL_WAIT_PAUSED_MS = 50
 POLL_WAIT_MS = 500
-#: How long to wait between polls when all partitions are paused, and after a poll that failed, in seconds.
+#: How long to wait between polls when all partitions are paused, and after a poll that failed, in
+#: seconds.
 FULL_WAIT = 0.1
 FAILED_WAIT = 1.0
-#: A hole between offsets that is looked into: compaction and transactions make smaller ones all the time.
+#: A hole between offsets that is looked into: compaction and transactions make smaller ones all the
+#: time.
 LARGE_HOLE = 10_000
 
 FENCED = (
@@ -87,7 +93,8 @@ class Consumer:
         self._loop.start()
 
     def drain(self) -> None:
-        """Begin nothing new: what waits is dropped and will be delivered again; polling goes on to stay in the group."""
+        """Begin nothing new: what waits is dropped and will be delivered again; polling goes on to
+        stay in the group."""
         self._draining = True
         self._assignments.withdraw(list(self._assignments.partitions.values()))
 
@@ -97,7 +104,8 @@ class Consumer:
         return self._loop.dead
 
     def stop(self, timeout: float) -> None:
-        """Stop polling, fence everything, leave the group and close the client. Blocks up to about ``timeout`` seconds."""
+        """Stop polling, fence everything, leave the group and close the client. Blocks up to about
+        ``timeout`` seconds."""
         self._loop.stop()
         self._assignments.fence(list(self._assignments.partitions.values()))
         self._rebalance.hurry()
@@ -124,11 +132,12 @@ class Consumer:
                 self._ledger.wait_for_room(FULL_WAIT)
 
     def _catch_up(self) -> None:
-        """Everything polled has been fed: note how far it goes, where offsets without a message (markers of transactions, what compaction
-        removed, an empty partition) are the last."""
+        """Everything polled has been fed: note how far it goes, where offsets without a message
+        (markers of transactions, what compaction removed, an empty partition) are the last."""
         for tp, offset in self._group.positions():
             partition = self._assignments.partitions.get(tp)
-            # What was read of a closing partition has been dropped, not handled: its position must not pass it.
+            # What was read of a closing partition has been dropped, not handled: its position must
+            # not pass it.
             if partition is not None and partition.active and not partition.closing:
                 if partition.offsets.restoring:
                     self._assignments.check_against_the_log(partition, self._group.end(tp))
@@ -203,7 +212,8 @@ class Consumer:
         self.last_message = time.monotonic()
 
     def _taken_back(self, partition: Partition, jobs: list[Job]) -> list[Job]:
-        """Of what was read from a retry topic, that which is this group's; the rest is finished without being run."""
+        """Of what was read from a retry topic, that which is this group's; the rest is finished
+        without being run."""
         ours = []
         for job in jobs:
             if retry_topics.take_back(job, self._group_name):
@@ -214,7 +224,8 @@ class Consumer:
         return ours
 
     def _skipped_offsets(self, tp: TopicPartition, partition: Partition, expected: int, offset: int) -> None:
-        """Offsets are missing: what compaction and transactions leave out needs no word, what retention has deleted does."""
+        """Offsets are missing: what compaction and transactions leave out needs no word, what
+        retention has deleted does."""
         known = partition.started
         partition.started = True
         if known and offset - expected < LARGE_HOLE:

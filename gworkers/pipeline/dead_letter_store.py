@@ -1,8 +1,9 @@
 """Dead letters read back: which are there, which have been dealt with, and dealing with them.
 
-What has been replayed or dropped is kept where progress is kept, in the commits of a group of its own, ``<group>.dead-letters``: the lowest
-letter not dealt with, and in the metadata what is dealt with beyond it (gworkers.offsets.offset_map). A replay sends letters and commits
-that progress in one transaction, so each is sent once, however often it is interrupted and run again.
+What has been replayed or dropped is kept where progress is kept, in the commits of a group of its
+own, ``<group>.dead-letters``: the lowest letter not dealt with, and in the metadata what is dealt
+with beyond it (gworkers.offsets.offset_map). A replay sends letters and commits that progress in
+one transaction, so each is sent once, however often it is interrupted and run again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ NAMES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One dead letter. record: kafka-python's ConsumerRecord; settled: it has been replayed or dropped."""
+    """One dead letter. record: kafka-python's ConsumerRecord; settled: it has been replayed or
+    dropped."""
 
     record: Any
     settled: bool
@@ -120,7 +122,8 @@ class DeadLetterStore:
     # -- reading
 
     def letters(self, *, settled: bool = False) -> Iterator[Letter]:
-        """The letters that are there now, a partition after the other; with ``settled`` also those that have been dealt with."""
+        """The letters that are there now, a partition after the other; with ``settled`` also those
+        that have been dealt with."""
         begins, ends = self._consumer.beginning_offsets(self._tps), self._consumer.end_offsets(self._tps)
         for tp in self._tps:
             offsets = self._offsets[tp] = self._restored(tp)
@@ -184,9 +187,11 @@ class DeadLetterStore:
         return count
 
     def replay(self, letters: Iterable[Letter], to: str | None, sent: Callable[[int], None]) -> int:
-        """Send letters to their original topics, or to ``to``; ``sent`` hears how many after each transaction. Returns how many.
+        """Send letters to their original topics, or to ``to``; ``sent`` hears how many after each
+        transaction. Returns how many.
 
-        With the embedded broker, which knows no transactions, a letter may be sent again after an interruption.
+        With the embedded broker, which knows no transactions, a letter may be sent again after an
+        interruption.
         """
         transactional = not self._clients.embedded
         producer = self._clients.producer(**({"transactional_id": f"{self._group}.{self.topic}"} if transactional else {}))

@@ -1,8 +1,9 @@
 """What a dead letter looks like, and the breaker that opens when there are too many of them.
 
-A dead letter is the message as it came: key, value, timestamp and its own headers, unchanged. Headers are added as Spring Kafka's
-DeadLetterPublishingRecoverer writes them (``kafka_dlt-…``; numbers in binary, big-endian), so that tools made for those read ours, and
-with the prefix ``gworkers-`` what Spring has no name for.
+A dead letter is the message as it came: key, value, timestamp and its own headers, unchanged.
+Headers are added as Spring Kafka's DeadLetterPublishingRecoverer writes them (``kafka_dlt-…``;
+numbers in binary, big-endian), so that tools made for those read ours, and with the prefix
+``gworkers-`` what Spring has no name for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from gworkers.message import HandlerTimeout, Reject
 SPRING = "kafka_dlt-"
 OURS = "gworkers-"
 
-#: The most that one header may take, in bytes: a stack trace must not make a letter too large to send.
+#: The most that one header may take, in bytes: a stack trace must not make a letter too large to
+#: send.
 MOST = 4096
 
 
@@ -31,7 +33,8 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def reason_of(job: Job) -> str:
-    """One word for why a job failed: what MessageErrors say of themselves; rejected, no-value or failed for the handler's own errors."""
+    """One word for why a job failed: what MessageErrors say of themselves; rejected, no-value or
+    failed for the handler's own errors."""
     error = job.error
     if isinstance(error, MessageError):
         return error.reason

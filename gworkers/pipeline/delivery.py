@@ -1,8 +1,9 @@
-"""Delivery: from a finished job to its results in Kafka and its offset committed. The protocol, and at least once.
+"""Delivery: from a finished job to its results in Kafka and its offset committed. The protocol, and
+at least once.
 
-At least once: results go to the producer at once; their acknowledgement settles the job, which frees its lane and
-notes its offset as finished; a committer writes the offsets back now and then. gworkers.pipeline.exactly_once is
-the other implementation.
+At least once: results go to the producer at once; their acknowledgement settles the job, which
+frees its lane and notes its offset as finished; a committer writes the offsets back now and then.
+gworkers.pipeline.exactly_once is the other implementation.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ class Refusals:
 class Delivery(Protocol):
     """What the pipeline wants of a way to deliver. All of it runs on the hub's thread.
 
-    A job that is handed over here comes to exactly one end: it is settled (its results are acknowledged, its offset
-    is noted as finished, what it holds in the ledger is released), it comes out of ``refusals`` with its error,
-    or ``drop`` returns it.
+    A job that is handed over here comes to exactly one end: it is settled (its results are
+    acknowledged, its offset is noted as finished, what it holds in the ledger is released), it
+    comes out of ``refusals`` with its error, or ``drop`` returns it.
     """
 
     refusals: Refusals
@@ -69,21 +70,23 @@ class Delivery(Protocol):
     def start(self) -> None: ...
 
     def send(self, job: Job) -> None:
-        """Send the rows of a job and settle it when they are acknowledged. Never blocks. Raises RecordTooLargeError, and then
-        nothing has been done."""
+        """Send the rows of a job and settle it when they are acknowledged. Never blocks. Raises
+        RecordTooLargeError, and then nothing has been done."""
 
     def finish(self, job: Job) -> None:
         """Settle a job that has nothing to send. Never blocks."""
 
     def drop(self, partitions: Collection[Partition], *, lost: bool = False) -> list[Job]:
-        """These partitions are fenced: send nothing more of them that is not on its way. ``lost``: they are another
-        member's already, so what is complete and not on its way must not leave either. Returns the jobs that nothing more will come of."""
+        """These partitions are fenced: send nothing more of them that is not on its way. ``lost``:
+        they are another member's already, so what is complete and not on its way must not leave
+        either. Returns the jobs that nothing more will come of."""
 
     def commit(self, timeout: float) -> bool:
         """Commit all that is finished. Blocks; True when the group knows all of it."""
 
     async def commit_revoked(self, partitions: Iterable[Partition]) -> Exception | None:
-        """The same for partitions that are being revoked, from inside a rebalance; what stood in the way, or None."""
+        """The same for partitions that are being revoked, from inside a rebalance; what stood in
+        the way, or None."""
 
     @property
     def uncommitted(self) -> int:

@@ -1,14 +1,19 @@
-"""Exactly-once: results, and the offsets of what they came from, in one transaction after the other.
+"""Exactly-once: results, and the offsets of what they came from, in one transaction after the
+other.
 
-1. While a transaction is open, finished jobs are handed to the producer at once. When all of a job's results are acknowledged its lane is
-   free, so a key does not wait for the commit, and reading goes on; its offset and its bytes in the buffer do.
-2. Every ``transaction.interval``, after ``max_messages`` or half of the buffer's bytes, at a revocation and at the stop, the transaction
-   is cut: what finishes from now on waits for the next one, while handlers run on. When all that was sent is acknowledged, the
-   offsets with the map of what is finished beyond them are added, under the consumer's generation (KIP-447), and it is committed.
-3. A transaction that cannot be committed is aborted by a new producer, which takes over the old one's identity and by that shuts out what
-   it may still have on its way. Handlers are not run again: the results of partitions that are still ours are sent again, in their order.
-   A result that the broker refuses takes its message the way of a failed one. When another process has taken over the identity, this
-   one ends.
+1. While a transaction is open, finished jobs are handed to the producer at once. When all of a
+   job's results are acknowledged its lane is free, so a key does not wait for the commit, and
+   reading goes on; its offset and its bytes in the buffer do.
+2. Every ``transaction.interval``, after ``max_messages`` or half of the buffer's bytes, at a
+   revocation and at the stop, the transaction is cut: what finishes from now on waits for the next
+   one, while handlers run on. When all that was sent is acknowledged, the offsets with the map of
+   what is finished beyond them are added, under the consumer's generation (KIP-447), and it is
+   committed.
+3. A transaction that cannot be committed is aborted by a new producer, which takes over the old
+   one's identity and by that shuts out what it may still have on its way. Handlers are not run
+   again: the results of partitions that are still ours are sent again, in their order. A result
+   that the broker refuses takes its message the way of a failed one. When another process has taken
+   over the identity, this one ends.
 
 All of it runs on the hub's thread. One loop has the transactions; it alone waits.
 """
@@ -41,7 +46,8 @@ from gworkers.pipeline.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-#: How long a revoked partition's last transaction may take, and how long to wait for the group's next generation, in seconds.
+#: How long a revoked partition's last transaction may take, and how long to wait for the group's
+#: next generation, in seconds.
 REVOKE_TIMEOUT = 10.0
 GENERATION_TIMEOUT = 10.0
 #: Seconds between two looks, where something that has no event is waited for.
@@ -53,7 +59,8 @@ RENEW_INTERVAL = 1.0
 
 
 class ExactlyOnce:
-    """See the head of this file and gworkers.pipeline.delivery.Delivery. partitions: what is assigned, kept by Assignments."""
+    """See the head of this file and gworkers.pipeline.delivery.Delivery. partitions: what is
+    assigned, kept by Assignments."""
 
     def __init__(
         self,
@@ -125,7 +132,8 @@ class ExactlyOnce:
         self._take(job)
 
     def finish(self, job: Job) -> None:
-        """A job without results is finished: its offset goes into this transaction, or into the next."""
+        """A job without results is finished: its offset goes into this transaction, or into the
+        next."""
         job.rows = None
         self._take(job)
 
@@ -156,7 +164,8 @@ class ExactlyOnce:
             self._free(job)
 
     def _free(self, job: Job) -> None:
-        """What a job has to send is in the transaction: its lane may go on. Of an aborted one it may have been free before."""
+        """What a job has to send is in the transaction: its lane may go on. Of an aborted one it
+        may have been free before."""
         for follower in job.followers:  # their result is in this job's
             self._jobs.append(follower)
             self._bytes += follower.size
@@ -167,7 +176,8 @@ class ExactlyOnce:
             self._ledger.free(job)
 
     def refused(self, job: Job) -> None:
-        """The broker has refused a result of a job, or dropped it because of another one's: the transaction cannot be committed."""
+        """The broker has refused a result of a job, or dropped it because of another one's: the
+        transaction cannot be committed."""
         error = job.error
         assert isinstance(error, SendError)
         if error.of_message:
@@ -361,7 +371,8 @@ class ExactlyOnce:
         self._due.set()
 
     def _await_generation(self) -> None:
-        """The group has gone on to another generation: until this member knows of it, no transaction can be committed."""
+        """The group has gone on to another generation: until this member knows of it, no
+        transaction can be committed."""
         deadline = time.monotonic() + GENERATION_TIMEOUT
         while self._group.generation() == self._generation and time.monotonic() < deadline:
             gevent.sleep(LOOK_INTERVAL)

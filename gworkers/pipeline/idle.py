@@ -32,7 +32,8 @@ class Idle:
             self._coming -= 1
 
     def wake(self, ready: int) -> None:
-        """There are ``ready`` jobs to be had: let as many workers come, those that are on their way included."""
+        """There are ``ready`` jobs to be had: let as many workers come, those that are on their way
+        included."""
         count = min(len(self._parked), ready - self._coming)
         for _ in range(count):
             self._coming += 1

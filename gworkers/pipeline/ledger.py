@@ -1,11 +1,13 @@
-"""What is in the process, by count, by bytes and by partition, against what may be (the configuration's ``buffer``).
+"""What is in the process, by count, by bytes and by partition, against what may be (the
+configuration's ``buffer``).
 
-A message is admitted when it is read, grows by its results, and is released when it is settled or given back. With
-exactly-once there is a step between: its lane and its count are freed when its results are acknowledged, its
-bytes when its transaction is committed. Whoever makes room wakes the poller, if it waits for room.
+A message is admitted when it is read, grows by its results, and is released when it is settled or
+given back. With exactly-once there is a step between: its lane and its count are freed when its
+results are acknowledged, its bytes when its transaction is committed. Whoever makes room wakes the
+poller, if it waits for room.
 
-Nobody else writes these figures, nor ``Partition.buffered``; ``Partition.in_flight`` rises where the scheduler hands
-a job out and falls here.
+Nobody else writes these figures, nor ``Partition.buffered``; ``Partition.in_flight`` rises where
+the scheduler hands a job out and falls here.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from gevent.event import Event
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 
-#: Reading goes on, once it was stopped, when both bounds are used to this part: enough to keep everybody busy.
+#: Reading goes on, once it was stopped, when both bounds are used to this part: enough to keep
+#: everybody busy.
 LOW = 0.75
 
 
 class Ledger:
-    """See the head of this file. messages, bytes: what is in the process now. Every call is O(1) a job."""
+    """See the head of this file. messages, bytes: what is in the process now. Every call is O(1) a
+    job."""
 
     __slots__ = ("_room", "bytes", "max_bytes", "max_messages", "messages")
 
@@ -56,7 +60,8 @@ class Ledger:
         job.partition.buffered += size
 
     def free(self, job: Job) -> None:
-        """Its results are acknowledged and its offset waits for a commit: only its bytes are still counted."""
+        """Its results are acknowledged and its offset waits for a commit: only its bytes are still
+        counted."""
         job.freed = True
         job.partition.in_flight -= 1
         self.messages -= 1
@@ -77,7 +82,8 @@ class Ledger:
         self._wake()
 
     def give_back(self, jobs: Sequence[Job]) -> None:
-        """These jobs were handed out and are not settled here: whoever gets their partition next will have them.
+        """These jobs were handed out and are not settled here: whoever gets their partition next
+        will have them.
 
         So are the jobs of a batch that share the result of one of them.
         """

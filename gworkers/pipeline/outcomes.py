@@ -1,12 +1,13 @@
-"""What becomes of a job whose handler has ended, or whose results were refused: sent, tried again, dead-lettered.
+"""What becomes of a job whose handler has ended, or whose results were refused: sent, tried again,
+dead-lettered.
 
     complete ─► send or finish (gworkers.pipeline.delivery)
        │ error
        └─► fail ─► another attempt, here (gworkers.pipeline.retries) or from a retry topic
                 └─► no attempt left: its dead letter, or the end of the process
 
-Everything here runs on the hub's thread and none of it waits. Of a partition that is gone or going nothing is
-tried again: its jobs are given back.
+Everything here runs on the hub's thread and none of it waits. Of a partition that is gone or going
+nothing is tried again: its jobs are given back.
 """
 
 from __future__ import annotations
@@ -82,10 +83,11 @@ class Outcomes:
         return False
 
     def complete_batch(self, jobs: list[Job], whole: list[Job]) -> None:
-        """The handler of a batch has ended. ``whole``: the jobs that failed because it raised; with no attempt left each gets one alone.
+        """The handler of a batch has ended. ``whole``: the jobs that failed because it raised; with
+        no attempt left each gets one alone.
 
-        Where the batch is of a key or a partition in its order, those after one that is tried again wait behind it with what became
-        of them: their results are sent after its own.
+        Where the batch is of a key or a partition in its order, those after one that is tried again
+        wait behind it with what became of them: their results are sent after its own.
         """
         following = {follower for job in jobs for follower in job.followers}
         together = set(whole) if len(whole) > 1 else set()
@@ -124,7 +126,8 @@ class Outcomes:
     # -- it has failed
 
     def fail(self, job: Job) -> bool:
-        """A job's handler, or the sending of its results, has failed. True when it is tried again here."""
+        """A job's handler, or the sending of its results, has failed. True when it is tried again
+        here."""
         if job.followers:
             followers, job.followers = job.followers, ()
             for follower in followers:

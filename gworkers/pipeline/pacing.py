@@ -1,7 +1,9 @@
-"""How fast and how many at once: ``rate``, ``limits``, ``delay``, and how long a batch waits to fill.
+"""How fast and how many at once: ``rate``, ``limits``, ``delay``, and how long a batch waits to
+fill.
 
-``most`` says how many jobs of a partition may be taken now. Where that is none, the scheduler sets the partition aside, which costs the
-others nothing, and Pacing has it looked at again when the time has come or a limit has room: nothing that waits holds a worker.
+``most`` says how many jobs of a partition may be taken now. Where that is none, the scheduler sets
+the partition aside, which costs the others nothing, and Pacing has it looked at again when the time
+has come or a limit has room: nothing that waits holds a worker.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ class Pacing:
         scheduler.forming.subscribe(self._form)
 
     def most(self, partition: Partition) -> int:
-        """How many jobs of ``partition`` may be taken; when 0, ``scheduler.resume`` follows in time."""
+        """How many jobs of ``partition`` may be taken; when 0, ``scheduler.resume`` follows in
+        time."""
         route = partition.route
         count = route.batch.max_messages if route.batch is not None else route.block_size
         if partition.delay:
@@ -99,7 +102,8 @@ class Pacing:
         return count
 
     def _batch(self, partition: Partition, batch: schema.Batch, most: int) -> int:
-        """How many of what is ready make a batch that may go now: a full one, or what has come when it has waited long enough."""
+        """How many of what is ready make a batch that may go now: a full one, or what has come when
+        it has waited long enough."""
         count, full = batches.length(partition.ready, most, batch, partition.route.config.retry.attempts)
         if full or not batch.max_wait:
             return count
@@ -149,7 +153,8 @@ class Pacing:
                 self._scheduler.resume(partition)
 
     def _later(self, partition: Partition, wait: float) -> None:
-        """Have ``partition`` looked at again in ``wait`` seconds; more of it may come before, and what waits then has its timer already."""
+        """Have ``partition`` looked at again in ``wait`` seconds; more of it may come before, and
+        what waits then has its timer already."""
         due = time.monotonic() + wait
         if self._timers.get(partition, math.inf) > due:
             self._timers[partition] = due

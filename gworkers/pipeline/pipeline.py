@@ -1,11 +1,12 @@
 """The stages put together: wiring, life, and what is to be seen of it.
 
     consumer ─► scheduler ─► workers ─► runner ─► outcomes ─► delivery ─► producer
-        ▲           ▲                                │ error      └─ settled: lane, offset, ledger ─► commit
+        ▲           ▲                                │ error      └─ settled: lane, offset, ledger
         └─ ledger   └──────────── retries ◄──────────┘
 
-What each stage does stands at the head of its file. Everything runs on the hub's thread; handlers alone run in the
-executor. A job ends where it is settled (gworkers.pipeline.delivery) or given back (gworkers.pipeline.ledger).
+What each stage does stands at the head of its file. Everything runs on the hub's thread; handlers
+alone run in the executor. A job ends where it is settled (gworkers.pipeline.delivery) or given back
+(gworkers.pipeline.ledger).
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ LAST_COMMIT_TIMEOUT = 1.0
 
 
 class Connections(Protocol):
-    """A pipeline's clients, made when they are asked for: a member of the group, and the producer that its delivery needs."""
+    """A pipeline's clients, made when they are asked for: a member of the group, and the producer
+    that its delivery needs."""
 
     @property
     def group(self) -> Group: ...
@@ -60,7 +62,8 @@ class Connections(Protocol):
 
 
 class Pipeline:
-    """Built by the server from a configuration, its routes, and clients. workers: how many greenlets take blocks."""
+    """Built by the server from a configuration, its routes, and clients. workers: how many
+    greenlets take blocks."""
 
     def __init__(
         self,
@@ -95,7 +98,8 @@ class Pipeline:
     # -- life
 
     def start(self) -> None:
-        """Start from the end to the beginning, so that whoever hands something on finds somebody to take it."""
+        """Start from the end to the beginning, so that whoever hands something on finds somebody to
+        take it."""
         self._delivery.start()
         self._outcomes.start()
         self._retries.start()
@@ -112,7 +116,8 @@ class Pipeline:
         self._workers.stop()
 
     def stop(self, timeout: float) -> bool:
-        """Stop in the order of the way: commit what is settled, leave the group, close the producer. Blocks; True when all is committed."""
+        """Stop in the order of the way: commit what is settled, leave the group, close the
+        producer. Blocks; True when all is committed."""
         self._workers.kill()
         self.time_keeper.stop()
         self._quarantine.stop()

@@ -1,13 +1,14 @@
 """From a job's rows to acknowledged results.
 
-1. ``send`` sorts a job's rows by topic partition and returns at once; a topic whose partitions are not known yet is looked
-   up by a greenlet of its own, and its rows wait for it, in order;
-2. at the end of the hub's turn, or a few milliseconds later when other results are on their way, one greenlet appends what has come
-   together to kafka-python's batches, a block a partition;
-3. when the broker acknowledges a batch, the delivery gets the jobs whose last row was in it, in one go; when it refuses one for
-   good, the delivery gets the job with a SendError.
+1. ``send`` sorts a job's rows by topic partition and returns at once; a topic whose partitions are
+   not known yet is looked up by a greenlet of its own, and its rows wait for it, in order;
+2. at the end of the hub's turn, or a few milliseconds later when other results are on their way,
+   one greenlet appends what has come together to kafka-python's batches, a block a partition;
+3. when the broker acknowledges a batch, the delivery gets the jobs whose last row was in it, in one
+   go; when it refuses one for good, the delivery gets the job with a SendError.
 
-No worker waits for an acknowledgement. What is out is bounded by the pipeline's Ledger, which counts results too.
+No worker waits for an acknowledgement. What is out is bounded by the pipeline's Ledger, which
+counts results too.
 """
 
 from __future__ import annotations
@@ -31,18 +32,20 @@ from gworkers.loop import Fatal, Loop, after
 
 log = logging.getLogger(__name__)
 
-#: How many keys' partitions are remembered. murmur2 in Python costs 4 µs for a key of 10 bytes, a look-up 0.1 µs.
+#: How many keys' partitions are remembered. murmur2 in Python costs 4 µs for a key of 10 bytes, a
+#: look-up 0.1 µs.
 CACHED_KEYS = 50_000
 
-#: While results are on their way to the broker, further ones are gathered for so long, in seconds. A request costs kafka-python as
-#: much as 30 rows; at 10,000 results a second this saves 20 % of the process's time. A lone result finds nothing on its way and
-#: goes at once.
+#: While results are on their way to the broker, further ones are gathered for so long, in seconds.
+#: A request costs kafka-python as much as 30 rows; at 10,000 results a second this saves 20 % of
+#: the process's time. A lone result finds nothing on its way and goes at once.
 GATHER = 0.003
 
 #: Rows that are appended in one go, 3 to 4 µs each, before the others on the hub have a turn.
 APPEND_AT_ONCE = 1000
 
-#: Seconds between two looks for a topic that is not there, and between two looks for partitions that were added.
+#: Seconds between two looks for a topic that is not there, and between two looks for partitions
+#: that were added.
 TOPIC_INTERVAL = 0.5
 GROWTH_INTERVAL = 1.0
 
@@ -51,13 +54,15 @@ REFUSED_FOR = 5.0
 
 
 class Receiver(Protocol):
-    """Who hears what became of the rows: a Delivery. Called on the Sender greenlet, so nothing in it may wait."""
+    """Who hears what became of the rows: a Delivery. Called on the Sender greenlet, so nothing in
+    it may wait."""
 
     def acknowledged(self, jobs: Sequence[Job]) -> None:
         """All rows of each of these jobs are acknowledged."""
 
     def refused(self, job: Job) -> None:
-        """A row of the job was refused for good, which is its ``error``; nothing of it is out any more."""
+        """A row of the job was refused for good, which is its ``error``; nothing of it is out any
+        more."""
 
     def broke(self, error: BaseException) -> None:
         """Nothing can be sent any more."""
@@ -98,7 +103,8 @@ class Producer:
         self.use(client)
 
     def use(self, client: ProducerClient) -> None:
-        """Send with ``client`` from now on; nothing of what an earlier one had may be on its way (``forget``)."""
+        """Send with ``client`` from now on; nothing of what an earlier one had may be on its way
+        (``forget``)."""
         self._client = client
         generation = self._generation
 
@@ -112,7 +118,8 @@ class Producer:
             client.watch(topic.name)
 
     def forget(self) -> None:
-        """Nothing of what has been handed over and not acknowledged will be heard of again, in one way or the other."""
+        """Nothing of what has been handed over and not acknowledged will be heard of again, in one
+        way or the other."""
         self._generation += 1
         self._pending.clear()
         self.unacknowledged = 0
@@ -122,7 +129,8 @@ class Producer:
             loop.start()
 
     def stop(self, timeout: float) -> None:
-        """Stop sending and close the client, waiting up to ``timeout`` seconds for what is out. Blocks."""
+        """Stop sending and close the client, waiting up to ``timeout`` seconds for what is out.
+        Blocks."""
         for loop in (*self._loops, *self._look_ups):
             loop.stop()
         self._client.close(timeout)
@@ -130,7 +138,8 @@ class Producer:
     # -- rows
 
     def knows(self, rows: Sequence[Row]) -> bool:
-        """Whether the topics of ``rows`` are known, so that these can be sent at once; the others are looked up from now on."""
+        """Whether the topics of ``rows`` are known, so that these can be sent at once; the others
+        are looked up from now on."""
         return all((self._topics.get(row[0]) or self._look_up(row[0])).waiting is None for row in rows)
 
     def check(self, rows: Sequence[Row]) -> None:
@@ -150,7 +159,8 @@ class Producer:
                 self._add(topic, row, job)
 
     def drop(self, partitions: Collection[Partition]) -> list[Job]:
-        """Take out the rows of fenced partitions that have not been handed to kafka-python. Returns the jobs nothing more will come of."""
+        """Take out the rows of fenced partitions that have not been handed to kafka-python. Returns
+        the jobs nothing more will come of."""
         gone = set(partitions)
         dropped: list[Job] = []
 
@@ -286,7 +296,8 @@ class Producer:
         return topic
 
     def _find_partitions(self, topic: Topic) -> None:
-        """Ask until the topic is there; say so once when it is not. Its rows wait meanwhile, and with them the buffer."""
+        """Ask until the topic is there; say so once when it is not. Its rows wait meanwhile, and
+        with them the buffer."""
         for attempt in itertools.count():
             count = 0
             try:
@@ -320,7 +331,8 @@ class Producer:
                         topic.has(count)
 
     def _give_up(self, topic: Topic, error: Exception) -> None:
-        """Refuse what waits for the topic, and what comes for it in the next seconds; whoever comes then looks again."""
+        """Refuse what waits for the topic, and what comes for it in the next seconds; whoever comes
+        then looks again."""
         refusal = SendError(f"results cannot be sent to {topic.name}: {one_line(error)}")
         refusal.of_message = True
         waiting, topic.waiting, topic.error = topic.waiting or [], None, refusal

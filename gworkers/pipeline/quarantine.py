@@ -1,13 +1,17 @@
 """Messages that ran when a process died: which of them kills it, and that one does so no more.
 
-What the journal (gworkers.offsets.journal) names is suspected. A suspect that comes up again is taken out of its block and waits here:
+What the journal (gworkers.offsets.journal) names is suspected. A suspect that comes up again is
+taken out of its block and waits here:
 
-1. suspects run one at a time, beside whatever else runs. One that ends, well or badly, is cleared: its deaths were not in a row;
-2. one that has been there at all deaths but one of ``poison.deaths`` runs wholly alone, while the workers wait. If the process dies now,
-   it was this one;
-3. one that has been there at ``poison.deaths`` deaths, and alone at the last, is not run again: it goes the way of a failed message.
+1. suspects run one at a time, beside whatever else runs. One that ends, well or badly, is cleared:
+   its deaths were not in a row;
+2. one that has been there at all deaths but one of ``poison.deaths`` runs wholly alone, while the
+   workers wait. If the process dies now, it was this one;
+3. one that has been there at ``poison.deaths`` deaths, and alone at the last, is not run again: it
+   goes the way of a failed message.
 
-The suspects are kept in ``suspects.json`` beside the journals, shared by the group's processes on this machine under a lock.
+The suspects are kept in ``suspects.json`` beside the journals, shared by the group's processes on
+this machine under a lock.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +37,7 @@ from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.loop import Fatal, Loop
 from gworkers.offsets import journal
-from gworkers.offsets.journal import JournalError
+from gworkers.offsets.journal import JournalError, Suspect
 from gworkers.pipeline.ledger import Ledger
 from gworkers.pipeline.outcomes import Outcomes
 from gworkers.pipeline.pacing import Pacing
@@ -45,22 +49,12 @@ log = logging.getLogger(__name__)
 LIMIT_INTERVAL = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """deaths: in a row at which this message was running; alone: nothing else ran at the last."""
-
-    topic: str
-    partition: int
-    offset: int
-    deaths: int
-    alone: bool
-
-
 class Suspicions(Protocol):
     """Who is suspected. Raises JournalError when that cannot be read or written."""
 
     def gather(self) -> int:
-        """Take up what ran in processes that have died since. Returns how many processes those were."""
+        """Take up what ran in processes that have died since. Returns how many processes those
+        were."""
 
     def of(self, topic: str, number: int) -> dict[int, Suspect] | None:
         """The suspects of one partition by offset; None when there are none."""
@@ -83,7 +77,8 @@ class NoSuspects:
 
 
 class Suspects:
-    """The file of suspects of one group on this machine. Raises JournalError when it cannot be read or written."""
+    """The file of suspects of one group on this machine. Raises JournalError when it cannot be read
+    or written."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -92,7 +87,8 @@ class Suspects:
         self.own: Path | None = None  # the journal of this process
 
     def gather(self) -> int:
-        """Take up what ran in processes that have died since. Returns how many processes those were."""
+        """Take up what ran in processes that have died since. Returns how many processes those
+        were."""
         deaths = 0
         with self._locked():
             self._read()
@@ -156,7 +152,8 @@ class Suspects:
 
 
 class Quarantine:
-    """The suspects that have come up, run by one loop of its own. All methods run on the hub's thread."""
+    """The suspects that have come up, run by one loop of its own. All methods run on the hub's
+    thread."""
 
     def __init__(
         self,

@@ -1,9 +1,11 @@
 """Partitions that come and go, on kafka-python's I/O greenlet, while ``poll()`` is blocked.
 
-- revoked: they are to go to another member. Of them nothing new is begun, what runs may finish for ``rebalance.grace``, what is finished
-  is committed with its map, and the rest is fenced.
-- lost: they have gone already. They are fenced at once; nothing can be committed, and results not yet on their way are dropped.
-- assigned: they have come. Where to begin, and what is finished already beyond it, is read from the group's commit.
+- revoked: they are to go to another member. Of them nothing new is begun, what runs may finish for
+  ``rebalance.grace``, what is finished is committed with its map, and the rest is fenced.
+- lost: they have gone already. They are fenced at once; nothing can be committed, and results not
+  yet on their way are dropped.
+- assigned: they have come. Where to begin, and what is finished already beyond it, is read from the
+  group's commit.
 
 Draining never needs the semaphore that guards ``poll()``. Partitions that stay are not touched.
 """
@@ -22,7 +24,8 @@ from gworkers.pipeline.delivery import Delivery
 
 log = logging.getLogger(__name__)
 
-#: How often the commits of the group are asked for before partitions begin without them, and how long each time, in seconds.
+#: How often the commits of the group are asked for before partitions begin without them, and how
+#: long each time, in seconds.
 ASK_ATTEMPTS = 4
 ASK_TIMEOUT = 10.0
 #: Seconds between two of these attempts, and between two looks whether what runs has finished.
@@ -31,8 +34,8 @@ DRAIN_INTERVAL = 0.01
 
 
 class Rebalance:
-    """The group's Listener; see the head of this file. grace: seconds. patient: nothing begins before it is known what the group has
-    committed (exactly-once)."""
+    """The group's Listener; see the head of this file. grace: seconds. patient: nothing begins
+    before it is known what the group has committed (exactly-once)."""
 
     def __init__(self, group: Group, assignments: Assignments, delivery: Delivery, *, grace: float, patient: bool) -> None:
         self._group = group
@@ -75,8 +78,9 @@ class Rebalance:
             log.info("assigned: %s", names(added))
 
     async def _committed(self, tps: list[TopicPartition]) -> Offsets:
-        """What the group has committed. Asked for several times: without it finished messages would run again. With exactly-once it
-        is asked for until it is known; the transaction of a process that died may hold it back for its time-out."""
+        """What the group has committed. Asked for several times: without it finished messages would
+        run again. With exactly-once it is asked for until it is known; the transaction of a process
+        that died may hold it back for its time-out."""
         for attempt in itertools.count(1):
             try:
                 return await self._group.committed(tps, ASK_TIMEOUT)

@@ -1,7 +1,8 @@
 """What is done with a failed message: another attempt, later, or its dead letter.
 
-``delay_of`` is pure logic; ``Retries`` keeps the waiting jobs, which costs no worker and no thread, and one greenlet sleeps until the
-first of them is due. A job that waits keeps its lane, so what comes after it in order waits as well.
+``delay_of`` is pure logic; ``Retries`` keeps the waiting jobs, which costs no worker and no thread,
+and one greenlet sleeps until the first of them is due. A job that waits keeps its lane, so what
+comes after it in order waits as well.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def hopeless(job: Job) -> bool:
 def delay_of(job: Job, draw: Callable[[], float] = random.random) -> float | None:
     """Seconds until the next attempt at a failed job, None when there is none.
 
-    Exponential backoff with jitter: the n-th wait is backoff · 2^(n-1), at most max_backoff, of which the part ``jitter`` is
-    drawn by chance, so that messages that failed together do not come back together. A message of a retry topic gets one attempt there.
+    Exponential backoff with jitter: the n-th wait is backoff · 2^(n-1), at most max_backoff, of
+    which the part ``jitter`` is drawn by chance, so that messages that failed together do not come
+    back together. A message of a retry topic gets one attempt there.
     """
     route, error = job.partition.route, job.error
     retry = route.config.retry
@@ -52,8 +54,8 @@ def delay_of(job: Job, draw: Callable[[], float] = random.random) -> float | Non
 
 
 class Retries:
-    """Jobs that wait for their next attempt, by the time they are due: what is due at nearly the same time shares an
-    entry. A job that is due goes back to the scheduler."""
+    """Jobs that wait for their next attempt, by the time they are due: what is due at nearly the
+    same time shares an entry. A job that is due goes back to the scheduler."""
 
     def __init__(self, scheduler: Scheduler, fatal: Fatal) -> None:
         self._scheduler = scheduler
@@ -73,7 +75,8 @@ class Retries:
         self._loop.stop()
 
     def add(self, job: Job, delay: float) -> None:
-        """Have ``job`` run again in ``delay`` seconds, or up to 1 % of that and a millisecond later, a second at the most."""
+        """Have ``job`` run again in ``delay`` seconds, or up to 1 % of that and a millisecond
+        later, a second at the most."""
         job.attempt += 1
         step = 1 << max(0, min(10, int(delay * 10).bit_length() - 1))
         due = -(-int((time.monotonic() + delay) * 1000 + 1) // step) * step

@@ -1,8 +1,10 @@
-"""Retries that outlive the process: a failed message is sent to ``<topic>.retry.<delay>``, and consumed from there when the delay is over.
+"""Retries that outlive the process: a failed message is sent to ``<topic>.retry.<delay>``, and
+consumed from there when the delay is over.
 
-The message goes with key, value and headers as it came, and headers with the prefix ``gworkers-retry-`` that say whose it is, how often
-it has been tried, and where it came from; they are taken off again when it is read. A retry topic may be shared by groups that consume
-the same topic: each passes over what is not its own.
+The message goes with key, value and headers as it came, and headers with the prefix
+``gworkers-retry-`` that say whose it is, how often it has been tried, and where it came from; they
+are taken off again when it is read. A retry topic may be shared by groups that consume the same
+topic: each passes over what is not its own.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ PREFIX = "gworkers-retry-"
 
 
 def row(job: Job, topic: str, group: str) -> Row:
-    """The row that sends a failed job to the retry topic ``topic``. Its timestamp is now: from then on the delay counts."""
+    """The row that sends a failed job to the retry topic ``topic``. Its timestamp is now: from then
+    on the delay counts."""
     now = int(time.time() * 1000)
     source = job.source
     told = {
@@ -32,7 +35,8 @@ def row(job: Job, topic: str, group: str) -> Row:
 
 
 def take_back(job: Job, group: str) -> bool:
-    """Make a job that was read from a retry topic what it was before; False when it is not this group's."""
+    """Make a job that was read from a retry topic what it was before; False when it is not this
+    group's."""
     told = {name.removeprefix(PREFIX): value.decode() for name, value in job.headers if name.startswith(PREFIX) and value is not None}
     if told.get("group") != group:
         return False

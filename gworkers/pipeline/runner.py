@@ -1,8 +1,8 @@
 """Has blocks run, one call a block, and passes on what becomes of their jobs.
 
-``run`` is called by a worker's greenlet, which blocks while the executor runs the block on a thread or in the
-greenlet itself. The time keeper looks at the running blocks meanwhile. While the runner is paused nobody begins
-anything: a suspect runs alone.
+``run`` is called by a worker's greenlet, which blocks while the executor runs the block on a thread
+or in the greenlet itself. The time keeper looks at the running blocks meanwhile. While the runner
+is paused nobody begins anything: a suspect runs alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ QUIET_INTERVAL = 0.02
 
 
 class Runner:
-    """All methods run on the hub's thread. blocks: being run; taken: jobs in them; busy: seconds handlers took together."""
+    """All methods run on the hub's thread. blocks: being run; taken: jobs in them; busy: seconds
+    handlers took together."""
 
     def __init__(self, executor: Executor, scheduler: Scheduler, pacing: Pacing, outcomes: Outcomes) -> None:
         self._scheduler = scheduler
@@ -44,8 +45,8 @@ class Runner:
         return sum(block.slot is not None for block in self.blocks)
 
     def run(self, jobs: list[Job]) -> bool:
-        """Have jobs of one partition run, and pass on what becomes of them. Blocks; False when the calling greenlet was given up
-        meanwhile, and another has its place."""
+        """Have jobs of one partition run, and pass on what becomes of them. Blocks; False when the
+        calling greenlet was given up meanwhile, and another has its place."""
         route = jobs[0].partition.route
         block = Block(route, jobs) if route.batch is None else Batch(route, jobs)
         self.taken += len(jobs)

@@ -3,22 +3,23 @@
 A job enters with ``add`` and is in one of these places until it leaves with ``finish`` or ``drop``:
 
 - ready: it may run; ``take`` hands it out;
-- forming: on a route with batches of a lane, the first of its lane waits until it is ``formed``, with enough behind it or after a
-  while;
-- behind: an earlier job of its lane (its key under ``order: key``, its partition under ``order: partition``) is not
-  finished; it becomes ready when that one is;
-- out: taken, and its lane is busy; ``Partition.in_flight`` counts it until the ledger does so no more. ``put_back``
-  makes it ready again ahead of all others (an untouched rest of a block, a retry that is due), still the first of
-  its lane.
+- forming: on a route with batches of a lane, the first of its lane waits until it is ``formed``,
+  with enough behind it or after a while;
+- behind: an earlier job of its lane (its key under ``order: key``, its partition under ``order:
+  partition``) is not finished; it becomes ready when that one is;
+- out: taken, and its lane is busy; ``Partition.in_flight`` counts it until the ledger does so no
+  more. ``put_back`` makes it ready again ahead of all others (an untouched rest of a block, a retry
+  that is due), still the first of its lane.
 
-``take`` hands out a batch of a lane as one block: its first job, which is ready, and those behind it. The lane is busy until the last of
-them has finished.
+``take`` hands out a batch of a lane as one block: its first job, which is ready, and those behind
+it. The lane is busy until the last of them has finished.
 
-A partition of which nothing may be taken for now is set aside: it has no turn and is not counted until ``resume``.
+A partition of which nothing may be taken for now is set aside: it has no turn and is not counted
+until ``resume``.
 
-Whatever makes a job ready wakes idle workers. Partitions with ready jobs take turns, so a flooded partition, route or
-key delays the others by one block at most.
-Each operation is O(1) a job, and a lane with no waiting job costs one dictionary entry, none once it is idle.
+Whatever makes a job ready wakes idle workers. Partitions with ready jobs take turns, so a flooded
+partition, route or key delays the others by one block at most. Each operation is O(1) a job, and a
+lane with no waiting job costs one dictionary entry, none once it is idle.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class IdleWorkers(Protocol):
 
 
 class Scheduler:
-    """See the head of this file. Not safe for use from several native threads: it belongs to the hub."""
+    """See the head of this file. Not safe for use from several native threads: it belongs to the
+    hub."""
 
     def __init__(self, idle: IdleWorkers) -> None:
         self._idle = idle
@@ -91,7 +93,8 @@ class Scheduler:
             self._idle.wake(self.ready)
 
     def _gather(self, partition: Partition, jobs: Iterable[Job]) -> int:
-        """``add`` where batches of a lane are formed: the first jobs of a lane go into ``forming`` or ``ready``, the others behind them."""
+        """``add`` where batches of a lane are formed: the first jobs of a lane go into ``forming``
+        or ``ready``, the others behind them."""
         lane_of, lanes, forming, batch = partition.route.lane_of, partition.lanes, partition.forming, partition.route.batch
         assert lane_of is not None
         assert batch is not None
@@ -116,7 +119,8 @@ class Scheduler:
         return count
 
     def _first(self, partition: Partition, job: Job, behind: deque[Job] | None) -> None:
-        """``job`` is now the first of its lane: have its batch form, or put it into ``ready`` when there is enough."""
+        """``job`` is now the first of its lane: have its batch form, or put it into ``ready`` when
+        there is enough."""
         batch = partition.route.batch
         assert batch is not None
         size = job.size
@@ -130,7 +134,8 @@ class Scheduler:
             self.forming.send(partition)
 
     def formed(self, partition: Partition, until: float) -> float | None:
-        """What has been forming since ``until``, as time.monotonic() tells it, is ready. Returns since when the next one has, or None."""
+        """What has been forming since ``until``, as time.monotonic() tells it, is ready. Returns
+        since when the next one has, or None."""
         forming, ready = partition.forming, partition.ready
         before = len(ready)
         while forming:
@@ -148,7 +153,8 @@ class Scheduler:
         return next(iter(forming.values())).since if forming else None
 
     def take(self, most: Callable[[Partition], int]) -> list[Job]:
-        """The next block: jobs of one partition, in order, ``most(partition)`` at the most; empty when none may run.
+        """The next block: jobs of one partition, in order, ``most(partition)`` at the most; empty
+        when none may run.
 
         A partition for which ``most`` says 0 is set aside until ``resume``.
         """
@@ -200,7 +206,8 @@ class Scheduler:
         return block
 
     def put_behind(self, jobs: list[Job]) -> None:
-        """Taken jobs of a batch that have to wait for an earlier one of it: they are the first behind it again, in this order."""
+        """Taken jobs of a batch that have to wait for an earlier one of it: they are the first
+        behind it again, in this order."""
         for job in reversed(jobs):
             partition = job.partition
             behind = partition.lanes[job.lane]
@@ -231,7 +238,8 @@ class Scheduler:
         self._idle.wake(self.ready)
 
     def put_back(self, jobs: list[Job]) -> None:
-        """Jobs that were taken and are to run again, ahead of what waits. Not for jobs of closing partitions."""
+        """Jobs that were taken and are to run again, ahead of what waits. Not for jobs of closing
+        partitions."""
         for job in reversed(jobs):
             partition = job.partition
             if partition.extra and job.lane in partition.extra:
@@ -248,8 +256,8 @@ class Scheduler:
         self._idle.wake(self.ready)
 
     def finish(self, job: Job) -> bool:
-        """The lane of a taken job is free: it is done with, or its results are acknowledged. True when that made
-        another one ready."""
+        """The lane of a taken job is free: it is done with, or its results are acknowledged. True
+        when that made another one ready."""
         partition = job.partition
         lane = job.lane
         if lane is None or partition.closing:
@@ -277,8 +285,8 @@ class Scheduler:
         return True
 
     def drop(self, partition: Partition) -> list[Job]:
-        """Hand out what waits of a partition that is to be revoked, not to be run but to be given back; what is out
-        may still finish."""
+        """Hand out what waits of a partition that is to be revoked, not to be run but to be given
+        back; what is out may still finish."""
         partition.closing = True
         dropped = list(partition.ready)
         self.resume(partition)

@@ -1,12 +1,16 @@
-"""Which partitions may be read from, so that no partition, key or route takes the buffer from the others. Pure.
+"""Which partitions may be read from, so that no partition, key or route takes the buffer from the
+others. Pure.
 
-Half of the buffer is divided evenly: each partition may always fill its share of that half, so one that is stuck (a slow key, a partition
-in order behind a slow message) cannot starve another. The other half goes to whoever fills it first, so that one busy partition
-among idle ones is not slowed down. A partition that may not read on is paused until there is room for two chunks, so that reads stay large.
-What a partition is charged for is what waits; what runs has got its worker already and is bounded by the buffer as a whole.
+Half of the buffer is divided evenly: each partition may always fill its share of that half, so one
+that is stuck (a slow key, a partition in order behind a slow message) cannot starve another. The
+other half goes to whoever fills it first, so that one busy partition among idle ones is not slowed
+down. A partition that may not read on is paused until there is room for two chunks, so that reads
+stay large. What a partition is charged for is what waits; what runs has got its worker already and
+is bounded by the buffer as a whole.
 
-A key that floods its partition holds back what comes behind it in the same partition once the partition's share is full, and
-nothing else: Kafka hands out a partition in order, and a bounded buffer cannot look past more than it holds.
+A key that floods its partition holds back what comes behind it in the same partition once the
+partition's share is full, and nothing else: Kafka hands out a partition in order, and a bounded
+buffer cannot look past more than it holds.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ READ_AT_LEAST = 256
 
 
 class Shares:
-    """Decides, before each poll, which partitions are paused; ``paused`` of each Partition is the decision."""
+    """Decides, before each poll, which partitions are paused; ``paused`` of each Partition is the
+    decision."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -33,7 +38,8 @@ class Shares:
         self._size += 0.2 * (size / count - self._size)
 
     def decide(self, partitions: Collection[Partition], most: int) -> int:
-        """Set ``paused`` of each partition. Returns how many messages the next poll may bring, 0 when all are paused; ``most`` at most."""
+        """Set ``paused`` of each partition. Returns how many messages the next poll may bring, 0
+        when all are paused; ``most`` at most."""
         ledger = self._ledger
         self._full = not ledger.low if self._full else not ledger.room
         if not partitions:  # the next poll may bring some, and their first messages

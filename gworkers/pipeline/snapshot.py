@@ -1,4 +1,5 @@
-"""What a pipeline is doing at one moment: the one answer that health, metrics, the progress line and the watch read.
+"""What a pipeline is doing at one moment: the one answer that health, metrics, the progress line
+and the watch read.
 
 Plain frozen data that ``json.dumps(asdict(snapshot))`` takes. Ages and times are in seconds.
 """
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PartitionSnapshot:
-    """One assigned partition. position: the next offset to be read; finished: below it all are finished (what a commit would say);
-    end: the end of the log; lag: messages up to ``end`` that are not finished. None where it is not known yet."""
+    """One assigned partition. position: the next offset to be read; finished: below it all are
+    finished (what a commit would say); end: the end of the log; lag: messages up to ``end`` that
+    are not finished. None where it is not known yet."""
 
     topic: str
     partition: int

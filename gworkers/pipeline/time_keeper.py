@@ -1,10 +1,11 @@
-"""Looks at what runs, fifty times a second: breaks up slow blocks, keeps time limits, gives up what is stuck.
+"""Looks at what runs, fifty times a second: breaks up slow blocks, keeps time limits, gives up what
+is stuck.
 
-1. A block whose job turns out to be slow is broken up: what has not begun goes back to the scheduler, what has
-   finished is passed on.
+1. A block whose job turns out to be slow is broken up: what has not begun goes back to the
+   scheduler, what has finished is passed on.
 2. A handler that is over its route's timeout is interrupted (gworkers.handlers.time_limits).
-3. One that has not ended INTERRUPT_GRACE later is given up: its message has failed, its thread is replaced.
-   With too many of these the process ends, so that its supervisor starts it anew.
+3. One that has not ended INTERRUPT_GRACE later is given up: its message has failed, its thread is
+   replaced. With too many of these the process ends, so that its supervisor starts it anew.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class TimeKeeper:
             self._scheduler.put_back([job for job in jobs if not job.partition.closing])
 
     def _keep_limits(self) -> None:
-        """Interrupt the handlers that are over their limit, and give up those that were told to end and have not."""
+        """Interrupt the handlers that are over their limit, and give up those that were told to end
+        and have not."""
         now = time.monotonic()
         for block in list(self._runner.blocks):
             timeout, slot = block.route.timeout, block.slot

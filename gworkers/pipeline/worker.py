@@ -4,7 +4,8 @@ Each worker, over and over:
 
 1. takes a block from the scheduler, or sleeps until there is one;
 2. leaves what is suspected of having killed a process to the quarantine;
-3. has the runner run the rest, which lets the other greenlets go on meanwhile and passes on what becomes of it.
+3. has the runner run the rest, which lets the other greenlets go on meanwhile and passes on what
+   becomes of it.
 
 They end when ``stop`` has been called and their block is through, or when they are killed.
 """
@@ -54,7 +55,8 @@ class Workers:
         self._idle.wake_all()
 
     def kill(self) -> None:
-        """End the workers where they stand; handlers in threads run on and are not listened to any more."""
+        """End the workers where they stand; handlers in threads run on and are not listened to any
+        more."""
         for loop in self._loops:
             loop.stop()
 

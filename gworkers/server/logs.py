@@ -12,7 +12,8 @@ from typing import Any
 from gworkers import log_context
 from gworkers.config import schema
 
-#: kafka-python says the same trouble many times a second; what a user must know of it, gworkers says itself.
+#: kafka-python says the same trouble many times a second; what a user must know of it, gworkers
+#: says itself.
 QUIET = {"kafka": logging.CRITICAL}
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "gworkers", "taskName"}
@@ -36,7 +37,8 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, topic, partition, offset, key, and what ``extra=`` held."""
+    """One JSON object a line: time, level, logger, message, topic, partition, offset, key, and what
+    ``extra=`` held."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
@@ -56,7 +58,8 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def configure(config: schema.Logging) -> None:
-    """Set logging up, unless the application has done so itself: handlers that are on the root logger already stay alone."""
+    """Set logging up, unless the application has done so itself: handlers that are on the root
+    logger already stay alone."""
     log_context.install()
     if config.config is not None:
         logging.config.dictConfig({"disable_existing_loggers": False, **config.config})

@@ -1,12 +1,13 @@
-"""What one process of a server does: it has the pipeline of one configuration, with a number of its own.
+"""What one process of a server does: it has the pipeline of one configuration, with a number of its
+own.
 
     start   suspects and journal ─► clients ─► app.setup ─► pipeline ─► watch, progress
     serve   until whoever started it drains it
     stop    drain ─► commit ─► leave the group ─► producer ─► journal
 
-What is done once for all processes (signals, the embedded broker, the admin address, the run file) is
-gworkers.supervisor.server. Everything but handlers runs on one native thread, the hub's; with ``executor:
-thread`` handlers run on ``concurrency`` further native threads.
+What is done once for all processes (signals, the embedded broker, the admin address, the run file)
+is gworkers.supervisor.server. Everything but handlers runs on one native thread, the hub's; with
+``executor: thread`` handlers run on ``concurrency`` further native threads.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ log = logging.getLogger("gworkers")
 
 #: Seconds that committing, leaving the group and closing the producer may take after the drain.
 CLOSE_TIMEOUT = 10.0
-#: How long what runs may go on when an error ends the process, in seconds, unless the grace is shorter.
+#: How long what runs may go on when an error ends the process, in seconds, unless the grace is
+#: shorter.
 ERROR_GRACE = 5.0
 #: Seconds between two looks whether everything is settled.
 DRAIN_INTERVAL = 0.01
@@ -64,13 +66,15 @@ def check_executor(loaded: Loaded) -> None:
 
 
 def workers_for(config: Config) -> int:
-    """How many worker greenlets: with threads twice as many, so that a thread which is done finds its next block waiting."""
+    """How many worker greenlets: with threads twice as many, so that a thread which is done finds
+    its next block waiting."""
     return config.concurrency if config.executor == "greenlet" else 2 * config.concurrency
 
 
 def _tame_collector() -> None:
-    """Keep the garbage collector off the hub: what has been imported stays for good, and looking through it held the hub for 50 ms at
-    a time; with fewer rounds, no-op handlers go 20 % faster. An application that has set thresholds of its own keeps them."""
+    """Keep the garbage collector off the hub: what has been imported stays for good, and looking
+    through it held the hub for 50 ms at a time; with fewer rounds, no-op handlers go 20 % faster.
+    An application that has set thresholds of its own keeps them."""
     gc.collect()
     gc.freeze()
     if gc.get_threshold() == (700, 10, 10):
@@ -78,9 +82,11 @@ def _tame_collector() -> None:
 
 
 class Process:
-    """One process. servers: where Kafka is; number: which of the processes this is, from 0; fatal: ends all of it.
+    """One process. servers: where Kafka is; number: which of the processes this is, from 0; fatal:
+    ends all of it.
 
-    Raises GworkersError from the constructor when it cannot be built; nothing runs before ``start``.
+    Raises GworkersError from the constructor when it cannot be built; nothing runs before
+    ``start``.
     """
 
     def __init__(self, loaded: Loaded, routes: list[Route], servers: str, number: int, fatal: Fatal) -> None:
@@ -99,7 +105,8 @@ class Process:
         self.pipeline = Pipeline(config, routes, executor, workers_for(config), connections, suspects, fatal)
 
     def _look_back(self, loaded: Loaded) -> Suspicions:
-        """With a state directory: what ran when processes died before this one; and begin to note what runs in this one."""
+        """With a state directory: what ran when processes died before this one; and begin to note
+        what runs in this one."""
         config = self._config
         if config.state_dir is None:
             return NoSuspects()
@@ -125,8 +132,8 @@ class Process:
             self._watchdog.start()
 
     def drain(self, error: BaseException | None) -> int:
-        """Let what runs finish; returns how many messages were left when the grace was over. Blocks. error: why it ends, None when it was
-        asked to."""
+        """Let what runs finish; returns how many messages were left when the grace was over.
+        Blocks. error: why it ends, None when it was asked to."""
         pipeline = self.pipeline
         pipeline.drain()
         grace = self._config.shutdown.grace
@@ -141,7 +148,8 @@ class Process:
         return unsettled
 
     def stop(self) -> bool:
-        """After ``drain``: commit, leave the group, close the connections. Blocks; True when all that was settled is committed."""
+        """After ``drain``: commit, leave the group, close the connections. Blocks; True when all
+        that was settled is committed."""
         if self._watchdog is not None:
             self._watchdog.stop()
         committed = True

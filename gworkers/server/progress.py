@@ -1,4 +1,5 @@
-"""What the process shows of its work: one living line on a terminal, a plain line now and then elsewhere."""
+"""What the process shows of its work: one living line on a terminal, a plain line now and then
+elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ LOG_INTERVAL = 10.0
 
 
 class Progress:
-    """Shows figures until it is stopped. sample: how many messages the embedded broker was fed, 0 when none."""
+    """Shows figures until it is stopped. sample: how many messages the embedded broker was fed, 0
+    when none."""
 
     def __init__(self, snapshot: Callable[[], Snapshot], sample: int, fatal: Fatal, stream: TextIO | None = None) -> None:
         self._snapshot = snapshot
@@ -51,7 +53,8 @@ class Progress:
             handler.stream = stream
 
     def figures(self, snapshot: Snapshot) -> str:
-        """``done 1,240 · 2,310/s · running 64 · waiting 512 · retried 12 · dead-lettered 3 · lag 1,160``"""
+        """``done 1,240 · 2,310/s · running 64 · waiting 512 · retried 12 · dead-lettered 3 · lag
+        1,160``"""
         return " · ".join(
             (
                 f"done {snapshot.done:,}",
@@ -106,7 +109,8 @@ class Progress:
 
 
 class _AboveTheLine:
-    """A stream that takes the progress line away before a log line is written; the next tick draws it again."""
+    """A stream that takes the progress line away before a log line is written; the next tick draws
+    it again."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -1,4 +1,5 @@
-"""The process's own rounds, once in a while: is Kafka there, are the topics there, is there anything left to do?"""
+"""The process's own rounds, once in a while: is Kafka there, are the topics there, is there
+anything left to do?"""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ from gworkers.pipeline.snapshot import Snapshot
 
 log = logging.getLogger("gworkers")
 
-#: Seconds between two rounds, between two looks for a topic, and how long no broker may be connected before it is said.
+#: Seconds between two rounds, between two looks for a topic, and how long no broker may be
+#: connected before it is said.
 ROUND_INTERVAL = 0.5
 TOPIC_INTERVAL = 1.0
 SAY_AWAY_AFTER = 3.0
 
 
 class Watch:
-    """Says once when Kafka goes away and once when it is back, names topics that are missing, and ends an idle process."""
+    """Says once when Kafka goes away and once when it is back, names topics that are missing, and
+    ends an idle process."""
 
     def __init__(
         self,
@@ -77,7 +80,8 @@ class Watch:
             self._away_said = True
 
     def _look_for_topics(self) -> None:
-        """Input topics that are not there: the metadata requests that look for them also make them where the broker allows it."""
+        """Input topics that are not there: the metadata requests that look for them also make them
+        where the broker allows it."""
         missing = self._group.missing(self._wanted)
         for topic in sorted(missing & self._missing):
             log.warning("the topic %s does not exist, and the broker does not make it; waiting until somebody does", topic)

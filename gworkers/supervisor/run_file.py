@@ -1,7 +1,8 @@
-"""What a running server leaves for the other commands: where its embedded broker and its admin address are.
+"""What a running server leaves for the other commands: where its embedded broker and its admin
+address are.
 
-One small file for a configuration, in a folder of the user's own; written when the addresses are known, removed at the end.
-A file whose process has ended is ignored.
+One small file for a configuration, in a folder of the user's own; written when the addresses are
+known, removed at the end. A file whose process has ended is ignored.
 """
 
 from __future__ import annotations

@@ -39,8 +39,9 @@ log = logging.getLogger("gworkers")
 class Server:
     """A server for one configuration.
 
-    config: a Config made in Python, or what ``gworkers.config.load.load`` returned. until_idle: seconds without anything to do after
-    which it stops by itself; None serves on. file: the configuration's file, which other commands know it by.
+    config: a Config made in Python, or what ``gworkers.config.load.load`` returned. until_idle:
+    seconds without anything to do after which it stops by itself; None serves on. file: the
+    configuration's file, which other commands know it by.
     """
 
     def __init__(self, config: Config | Loaded, *, until_idle: float | None = None, file: Path | None = None) -> None:
@@ -60,7 +61,8 @@ class Server:
         self.admin_address: str | None = None
 
     def run(self) -> int:
-        """Serve until asked to stop. Returns the exit status; errors are logged as sentences, not raised. Blocks."""
+        """Serve until asked to stop. Returns the exit status; errors are logged as sentences, not
+        raised. Blocks."""
         logs.configure(self._config.logging)
         unsettled, committed = 0, True
         try:

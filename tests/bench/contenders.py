@@ -1,6 +1,8 @@
-"""What gworkers is compared with, each a program of its own: ``python -m tests.bench.contenders NAME SERVERS SOURCE OUTPUT``.
+"""What gworkers is compared with, each a program of its own: ``python -m tests.bench.contenders
+NAME SERVERS SOURCE OUTPUT``.
 
-Each consumes SOURCE for ever, handles, sends to OUTPUT; whoever measures looks at OUTPUT and ends it.
+Each consumes SOURCE for ever, handles, sends to OUTPUT; whoever measures looks at OUTPUT and ends
+it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ import sys
 
 
 def bare(servers: str, source: str, output: str) -> None:
-    """A bare kafka-python loop on one thread, un-patched: poll, handle (nothing), send. Its producer has the large batches of ours."""
+    """A bare kafka-python loop on one thread, un-patched: poll, handle (nothing), send. Its
+    producer has the large batches of ours."""
     import kafka
 
     consumer = kafka.KafkaConsumer(
@@ -23,7 +26,8 @@ def bare(servers: str, source: str, output: str) -> None:
 
 
 def literal(servers: str, source: str, output: str) -> None:
-    """The pattern taken literally: patch_all, a Pool of 64 greenlets, ThreadPool.apply a message, kafka-python's defaults."""
+    """The pattern taken literally: patch_all, a Pool of 64 greenlets, ThreadPool.apply a message,
+    kafka-python's defaults."""
     from gevent import monkey
 
     monkey.patch_all()

@@ -1,7 +1,9 @@
-"""The benchmark: ratios measured in one run, on one broker, printed as a table. ``bin/bench`` runs it.
+"""The benchmark: ratios measured in one run, on one broker, printed as a table. ``bin/bench`` runs
+it.
 
-Throughput is seen from outside: how fast the output topic grows between a tenth and all of the messages, so that start-up and joining
-a group do not count. Each figure is the best of ``--rounds``.
+Throughput is seen from outside: how fast the output topic grows between a tenth and all of the
+messages, so that start-up and joining a group do not count. Each figure is the best of
+``--rounds``.
 """
 
 from __future__ import annotations
@@ -123,7 +125,8 @@ def ours(servers: str, source: str, count: int, app: str = NOOP, concurrency: in
 
 
 def scheduler_rate(keys: int = 100_000, rounds: int = 5) -> float:
-    """Messages a second through add, take and finish, with ``keys`` busy lanes and as many messages behind them all the while."""
+    """Messages a second through add, take and finish, with ``keys`` busy lanes and as many messages
+    behind them all the while."""
     scheduler, partition = Scheduler(Idle()), partition_of(order="key")
     names = [b"key-%d" % number for number in range(keys)]
 
@@ -147,7 +150,8 @@ def scheduler_rate(keys: int = 100_000, rounds: int = 5) -> float:
 
 
 def latency(servers: str, seconds: float = 8.0, rate: int = 1000, **more: object) -> tuple[float, float]:
-    """From sending a message to reading its committed result, in milliseconds at a steady rate: the median and 99 %."""
+    """From sending a message to reading its committed result, in milliseconds at a steady rate: the
+    median and 99 %."""
     source, output = create_topic(servers, unique("bench-in")), create_topic(servers, unique("bench-out"))
     consumer = confluent_kafka.Consumer({"bootstrap.servers": servers, "group.id": unique("watch"), "isolation.level": "read_committed"})
     consumer.assign([confluent_kafka.TopicPartition(output, number, 0) for number in range(4)])
@@ -194,9 +198,11 @@ def intervals(servers: str, many: str, some: str, count: int) -> None:
 
 
 def waiting_retries(servers: str, waiting: int, count: int) -> tuple[Result, int]:
-    """Throughput of a route while ``waiting`` messages of another one wait for their next attempt, and the bytes they have cost.
+    """Throughput of a route while ``waiting`` messages of another one wait for their next attempt,
+    and the bytes they have cost.
 
-    What the busy route reads is committed in one transaction when all the others wait, so that nothing else is measured.
+    What the busy route reads is committed in one transaction when all the others wait, so that
+    nothing else is measured.
     """
     failing, source, output = (create_topic(servers, unique(word)) for word in ("bench-wait", "bench-in", "bench-out"))
     app = NOOP + "\ndef fail(value):\n    raise ValueError('not today')\n"
@@ -245,7 +251,8 @@ def waiting_retries(servers: str, waiting: int, count: int) -> tuple[Result, int
 
 
 def journal_cost(rounds: int = 200, blocks: int = 100) -> float:
-    """Seconds a message that noting what runs costs: blocks of 64 run with a journal and without one, in turns; the medians' difference."""
+    """Seconds a message that noting what runs costs: blocks of 64 run with a journal and without
+    one, in turns; the medians' difference."""
     partition = partition_of()
     jobs = [job_of(partition, offset) for offset in range(64)]
     with tempfile.TemporaryDirectory() as folder:

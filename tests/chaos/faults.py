@@ -21,8 +21,9 @@ from tests.support.servers import Running, create_topic, until
 
 @dataclass(frozen=True)
 class Fault:
-    """kind: its name in tables; brokers: one or three; proxied: servers reach the broker through a proxy that can be told to misbehave;
-    any_twice: at-least-once may repeat as many as it causes; transactions: it makes sense with exactly-once alone."""
+    """kind: its name in tables; brokers: one or three; proxied: servers reach the broker through a
+    proxy that can be told to misbehave; any_twice: at-least-once may repeat as many as it causes;
+    transactions: it makes sense with exactly-once alone."""
 
     kind: str
     run: Callable[[Round], Verdict]
@@ -66,7 +67,8 @@ def fault(
 @fault("SIGKILL")
 def sigkill(this: Round, times: int = 3) -> Verdict:
     """Servers are killed under load and started again."""
-    # What was finished since the last commit (0.2 s, and the time a commit takes), what was running, in one server at its fastest.
+    # What was finished since the last commit (0.2 s, and the time a commit takes), what was
+    # running, in one server at its fastest.
     this.verdict.allowed_twice = times * (this.concurrency + int(0.5 * this.concurrency / 0.017))
     servers = this.pair()
     with this.load():
@@ -102,7 +104,8 @@ def sigterm(this: Round, times: int = 3) -> Verdict:
 @fault("SIGSTOP")
 def sigstop(this: Round, times: int = 1) -> Verdict:
     """A server is stopped for longer than its session and wakes up as a zombie."""
-    # One request may be between kafka-python and the socket when the process is stopped, where nothing can hold it back.
+    # One request may be between kafka-python and the socket when the process is stopped, where
+    # nothing can hold it back.
     this.verdict.allowed_zombie = times * this.concurrency
     this.verdict.allowed_twice = times * (this.concurrency + int(0.5 * this.concurrency / 0.017))
     servers = this.pair()
@@ -124,8 +127,9 @@ def sigstop(this: Round, times: int = 1) -> Verdict:
 
 @fault("broker killed", any_twice=True)
 def broker_killed(this: Round) -> Verdict:
-    """The only broker dies and comes back. With exactly-once it is stopped in place of killed: Apache Kafka 4.3.0, killed and started again
-    with no other broker beside it, ends transactions without writing their markers (docs/reliability.md has what was seen)."""
+    """The only broker dies and comes back. With exactly-once it is stopped in place of killed:
+    Apache Kafka 4.3.0, killed and started again with no other broker beside it, ends transactions
+    without writing their markers (docs/reliability.md has what was seen)."""
     this.pair()
     with this.load():
         this.sleep(1.0, 2.0)
@@ -200,7 +204,8 @@ def storm(this: Round, seconds: float = 12) -> Verdict:
 
 @fault("slow handler")
 def slow_handler(this: Round) -> Verdict:
-    """One handler takes longer than max.poll.interval; nobody may be thrown out of the group for it."""
+    """One handler takes longer than max.poll.interval; nobody may be thrown out of the group for
+    it."""
     this.consumer = {"max_poll_interval_ms": 4000}
     server = this.start()
     this.ready(server)
@@ -215,7 +220,8 @@ def slow_handler(this: Round) -> Verdict:
 
 @fault("too large")
 def too_large(this: Round) -> Verdict:
-    """One message in twenty has a result that is too large to be sent: it must be dead-lettered, and nothing else."""
+    """One message in twenty has a result that is too large to be sent: it must be dead-lettered,
+    and nothing else."""
     this.ready(this.start())
     with this.load(large=0.05) as load:
         this.fault()
@@ -227,7 +233,8 @@ def too_large(this: Round) -> Verdict:
 
 @fault("topic deleted", any_twice=True)
 def topic_deleted(this: Round) -> Verdict:
-    """The input topic is deleted under the server and made anew: what is sent then goes through, and the server lives."""
+    """The input topic is deleted under the server and made anew: what is sent then goes through,
+    and the server lives."""
     admin = AdminClient({"bootstrap.servers": this.direct})
     server = this.start()
     this.ready(server)
@@ -262,7 +269,8 @@ def _made(this: Round) -> bool:
 
 @fault("partitions added")
 def partitions_added(this: Round) -> Verdict:
-    """The input topic grows under load. Keys move to other partitions then, so their order across that moment is nobody's to keep."""
+    """The input topic grows under load. Keys move to other partitions then, so their order across
+    that moment is nobody's to keep."""
     admin = AdminClient({"bootstrap.servers": this.direct})
     this.pair()
     with this.load():
@@ -277,7 +285,8 @@ def partitions_added(this: Round) -> Verdict:
 
 @fault("failing handlers", proxied=True, any_twice=True)
 def failing_handlers(this: Round, times: int = 2) -> Verdict:
-    """One message in five fails once, twice or for good, while connections are cut and servers killed."""
+    """One message in five fails once, twice or for good, while connections are cut and servers
+    killed."""
     servers = this.pair()
     with this.load(failing=0.2) as load:
         for _ in range(times):
@@ -298,7 +307,8 @@ def failing_handlers(this: Round, times: int = 2) -> Verdict:
 
 @fault("killed at a commit", transactions=True)
 def killed_at_commit(this: Round, kills: int = 12) -> Verdict:
-    """Two or three servers kill themselves at chosen points of a transaction, over and over; most come back under their name."""
+    """Two or three servers kill themselves at chosen points of a transaction, over and over; most
+    come back under their name."""
     points = list(KILL_POINTS)
     slots: dict[str, Running] = {}
 
@@ -331,7 +341,8 @@ def killed_at_commit(this: Round, kills: int = 12) -> Verdict:
 
 @fault("transaction timed out", transactions=True)
 def transaction_timed_out(this: Round, times: int = 2) -> Verdict:
-    """A server is stopped for longer than its transactions may take, and not as long as its session."""
+    """A server is stopped for longer than its transactions may take, and not as long as its
+    session."""
     this.transaction_timeout = 1000
     this.consumer = {"session_timeout_ms": 10_000}
     server = this.start()
@@ -368,7 +379,8 @@ def coordinator_killed(this: Round) -> Verdict:
 
 
 def _coordinator(cluster: broker.Cluster, transactional_id: str) -> broker.Kafka | None:
-    """The broker that leads this id's part of the log of transactions; None when it is the one that must live."""
+    """The broker that leads this id's part of the log of transactions; None when it is the one that
+    must live."""
     number = 0
     for character in transactional_id.encode():
         number = (31 * number + character) & 0xFFFFFFFF

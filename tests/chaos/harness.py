@@ -1,8 +1,8 @@
 """What a round is made of: brokers, servers under test, a steady load.
 
-A round sends numbered messages of 1,000 keys at a steady rate, has servers handle them for 0 to 50 ms each in the order of
-their keys, does its worst meanwhile, waits until everything is through, and has it judged (tests.chaos.judge).
-Everything random is drawn from the round's seed.
+A round sends numbered messages of 1,000 keys at a steady rate, has servers handle them for 0 to 50
+ms each in the order of their keys, does its worst meanwhile, waits until everything is through, and
+has it judged (tests.chaos.judge). Everything random is drawn from the round's seed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ TRANSACTION_TIMEOUT = 3000
 
 
 class Load:
-    """Sends messages at a steady rate until it is told to stop; their order within a key holds whatever the brokers do."""
+    """Sends messages at a steady rate until it is told to stop; their order within a key holds
+    whatever the brokers do."""
 
     def __init__(
         self, servers: str, topic: str, seed: int, large: float = 0.0, slow: tuple[int, int] | None = None, failing: float = 0.0
@@ -97,7 +98,8 @@ class Load:
 
 
 class World:
-    """Brokers for many rounds: one alone with a proxy before its second listener, and three when they are asked for."""
+    """Brokers for many rounds: one alone with a proxy before its second listener, and three when
+    they are asked for."""
 
     def __init__(self, *, exactly_once: bool = False) -> None:
         self.exactly_once = exactly_once
@@ -114,7 +116,8 @@ class World:
         return self._cluster
 
     def hanging(self) -> str:
-        """What Kafka's own tool finds of transactions that nobody will end; empty when there are none."""
+        """What Kafka's own tool finds of transactions that nobody will end; empty when there are
+        none."""
         brokers = [self.single, *(self._cluster.brokers if self._cluster is not None else ())]
         return "".join(one.hanging_transactions() for one in brokers)
 
@@ -147,7 +150,8 @@ class Round:
         self.handler = "app:handle"
 
     def start(self, instance: str | None = None, suicide: str = "", **more: Any) -> Running:
-        """One more server of the group. instance: its name, where it keeps that of an earlier one; suicide: ``point:commits``."""
+        """One more server of the group. instance: its name, where it keeps that of an earlier one;
+        suicide: ``point:commits``."""
         (self.folder / "app.py").write_text(SUICIDE + APP)
         if self.verdict.exactly_once:
             name = instance or f"i{len(self.running)}"
@@ -233,7 +237,8 @@ class Round:
         return self.verdict
 
     def check_dead(self, wanted: set[int]) -> None:
-        """Exactly ``wanted`` is in the dead letters, each once where it matters, and nothing of it in the output."""
+        """Exactly ``wanted`` is in the dead letters, each once where it matters, and nothing of it
+        in the output."""
         dead = [json.loads(message.value())["id"] for message in consume(self.direct, self.dead)]
         if set(dead) != wanted or (self.verdict.exactly_once and len(dead) != len(wanted)):
             self.verdict.notes.append(f"{len(wanted)} should be dead-lettered, {len(dead)} are, {len(set(dead))} of them different")

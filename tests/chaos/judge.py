@@ -3,7 +3,8 @@
 - lost: messages whose result never came;
 - disorder: results of a key whose first occurrence comes after a later message's of the same key;
 - twice: results beyond the first of a message;
-- zombie: results that a server sent after it had been stopped for longer than its session, of messages it had begun before;
+- zombie: results that a server sent after it had been stopped for longer than its session, of
+  messages it had begun before;
 - pause: the longest time in which no result arrived, in seconds.
 """
 
@@ -44,8 +45,8 @@ class Verdict:
 
 
 def judge(verdict: Verdict, results: list[dict[str, Any]], wanted: set[int], stopped: list[tuple[int, float, float]]) -> None:
-    """Write into ``verdict`` what ``results`` say. wanted: the ids that must be there; stopped: for each process that was stopped
-    its pid, since when and until when."""
+    """Write into ``verdict`` what ``results`` say. wanted: the ids that must be there; stopped: for
+    each process that was stopped its pid, since when and until when."""
     first: dict[int, dict[str, Any]] = {}
     for value in results:
         if value["id"] in first:
@@ -75,7 +76,8 @@ def hanging(servers: str, topic: str) -> bool:
 
 
 def _open(servers: str, topic: str) -> bool:
-    """Whether a reader of committed messages is held back somewhere by a transaction that has not ended."""
+    """Whether a reader of committed messages is held back somewhere by a transaction that has not
+    ended."""
     ends = []
     for isolation in ("read_committed", "read_uncommitted"):
         consumer = confluent_kafka.Consumer(

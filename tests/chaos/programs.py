@@ -17,7 +17,8 @@ def handle(value):
 """
 
 
-#: Put before APP: the process kills itself at its n-th commit of a transaction, at one of the points of KILL_POINTS.
+#: Put before APP: the process kills itself at its n-th commit of a transaction, at one of the
+#: points of KILL_POINTS.
 SUICIDE = """
 import os, random, signal, threading, time
 from gworkers.kafka import green

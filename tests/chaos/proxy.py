@@ -10,7 +10,8 @@ import time
 
 
 class Proxy:
-    """Listens on ``port`` and passes on to ``target``. delay: seconds before each piece is passed on; frozen: nothing is passed on."""
+    """Listens on ``port`` and passes on to ``target``. delay: seconds before each piece is passed
+    on; frozen: nothing is passed on."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)

@@ -1,4 +1,5 @@
-"""What the integration tests share: servers that are stopped at the end of a test, and topics of its own."""
+"""What the integration tests share: servers that are stopped at the end of a test, and topics of
+its own."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ ECHO = "def handle(value):\n    return value\n"
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Any]:
-    """Starts servers, and makes sure that they are gone at the end. app: the source of the module ``app``."""
+    """Starts servers, and makes sure that they are gone at the end. app: the source of the module
+    ``app``."""
     running: list[Running] = []
 
     def begin(config: Any, *arguments: str, app: str = ECHO, env: dict[str, str] | None = None, name: str = "app.yaml") -> Running:

@@ -201,7 +201,8 @@ def test_a_broker_that_is_too_old_is_told(kafka_servers: str, source: str, outpu
 
 @pytest.fixture
 def own_strict_kafka(real_kafka: str) -> Iterator[str]:
-    """A single broker whose transaction log wants three, and whose anonymous users may make no topic and not use every name."""
+    """A single broker whose transaction log wants three, and whose anonymous users may make no
+    topic and not use every name."""
     kafka = broker.Kafka(
         auto_create=False,
         authorizer_class_name="org.apache.kafka.metadata.authorizer.StandardAuthorizer",

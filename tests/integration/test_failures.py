@@ -1,4 +1,5 @@
-"""What becomes of messages that fail: another attempt, the dead-letter topic, or the end of the process."""
+"""What becomes of messages that fail: another attempt, the dead-letter topic, or the end of the
+process."""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ def test_without_a_dead_letter_topic_the_process_stops_and_skips_nothing(kafka_s
 
 
 def test_a_message_that_waits_for_its_retry_holds_no_worker(kafka_servers: str, source: str, output: str, start: Any) -> None:
-    """One worker, one message that always fails and waits a minute: the others go through meanwhile."""
+    """One worker, one message that always fails and waits a minute: the others go through
+    meanwhile."""
     produce(kafka_servers, source, [(None, b"once 0"), *((None, b"good %d" % n) for n in range(50))])
     config = configuration(
         kafka_servers,
@@ -156,7 +158,8 @@ def handle(value):
 
 
 def test_a_result_that_the_broker_refuses_for_good_is_dead_lettered(real_kafka: str, source: str, start: Any) -> None:
-    """Small enough for the producer, too large for the topic; its neighbours in the same batch go through."""
+    """Small enough for the producer, too large for the topic; its neighbours in the same batch go
+    through."""
     output = create_topic(real_kafka, unique("small"), max_message_bytes="10000")
     dead = create_topic(real_kafka, unique("dead"))
     produce(real_kafka, source, [(b"k", b"x" * (100_000 if n == 50 else 10) + b"|%d" % n) for n in range(100)])

@@ -1,4 +1,5 @@
-"""What ordinary code does that breaks in a process patched by gevent with native threads: four hazards, 10,000 messages each."""
+"""What ordinary code does that breaks in a process patched by gevent with native threads: four
+hazards, 10,000 messages each."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def handle(value):
     return answer.content
 """
 
-# A process for each message would take minutes; one in twenty shows the hazard all the same, and all run beside one another.
+# A process for each message would take minutes; one in twenty shows the hazard all the same, and
+# all run beside one another.
 SUBPROCESS = """
 import subprocess
 def handle(value):
@@ -75,7 +77,8 @@ class _Echo(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def peer() -> Iterator[str]:
-    """The address of an HTTP server that answers with the path it was asked for, over connections that stay open."""
+    """The address of an HTTP server that answers with the path it was asked for, over connections
+    that stay open."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

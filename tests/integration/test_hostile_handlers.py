@@ -1,4 +1,5 @@
-"""Whatever a handler does costs its own message at the most: each id ends in the output or in the dead letters, once."""
+"""Whatever a handler does costs its own message at the most: each id ends in the output or in the
+dead letters, once."""
 
 from __future__ import annotations
 

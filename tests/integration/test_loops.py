@@ -1,4 +1,5 @@
-"""Nothing that lives as long as the process dies alone: an exception inside any loop ends the process, and names the loop."""
+"""Nothing that lives as long as the process dies alone: an exception inside any loop ends the
+process, and names the loop."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import pytest
 
 from tests.support.servers import configuration, produce
 
-#: Loop, what is replaced inside of it, and keys of the configuration without which it would not get there.
+#: Loop, what is replaced inside of it, and keys of the configuration without which it would not get
+#: there.
 LOOPS: list[tuple[str, str, dict[str, Any]]] = [
     ("poller", "gworkers.pipeline.consumer:Consumer._catch_up", {}),
     ("committer", "gworkers.pipeline.committer:OffsetBuilder.build", {}),

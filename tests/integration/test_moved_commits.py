@@ -1,4 +1,5 @@
-"""Commits that another program has moved, with the map of finished offsets that was written for other offsets."""
+"""Commits that another program has moved, with the map of finished offsets that was written for
+other offsets."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def pair(real_kafka_wanted: None) -> Iterator[tuple[broker.Kafka, broker.Kafka]]
 
 
 def test_mirror_maker_moves_a_commit_and_nothing_is_skipped(pair: tuple[broker.Kafka, broker.Kafka], start: Any) -> None:
-    """It commits a translated offset with the original metadata; what is not finished there is handled there."""
+    """It commits a translated offset with the original metadata; what is not finished there is
+    handled there."""
     here, there = pair
     source, output = create_topic(here.servers, unique("in"), partitions=1), create_topic(here.servers, unique("out"))
     for number in range(12):  # so that offsets there are others than here

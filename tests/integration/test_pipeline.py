@@ -203,7 +203,8 @@ def test_an_unknown_kafka_python_is_refused_with_the_versions_that_are_known(kaf
 
 
 def test_a_handlers_block_is_broken_up_when_it_turns_out_to_be_slow(kafka_servers: str, output: str, start: Any) -> None:
-    """Fast messages teach the route to take many in one hop; a slow one among them must not keep those behind it in the same hop."""
+    """Fast messages teach the route to take many in one hop; a slow one among them must not keep
+    those behind it in the same hop."""
     source = create_topic(kafka_servers, unique("in"), partitions=1)
     app = """
 import threading
@@ -241,7 +242,8 @@ def test_results_come_out_in_the_order_asked_for(kafka_servers: str, source: str
 
 
 def test_a_lone_message_goes_through_at_once(kafka_servers: str, source: str, start: Any) -> None:
-    """The broker stamps results as they arrive; none of them waits for a block to fill or a poll to run out."""
+    """The broker stamps results as they arrive; none of them waits for a block to fill or a poll to
+    run out."""
     output = create_topic(kafka_servers, unique("stamped"), message_timestamp_type="LogAppendTime")
     server = start(configuration(kafka_servers, "app:handle", source, output))
     server.says("assigned")

@@ -29,7 +29,8 @@ def handle(value):
 """
 
 
-# confluent-kafka counts metadata in characters where its bytes are wanted, so the ordinary kafka-python reads and writes it here.
+# confluent-kafka counts metadata in characters where its bytes are wanted, so the ordinary
+# kafka-python reads and writes it here.
 
 
 def commit(kafka: str, group: str, topic: str, partition: int, offset: int, metadata: str) -> None:
@@ -166,7 +167,8 @@ def test_a_topic_written_in_transactions_comes_to_its_end(real_kafka: str, outpu
 
 
 def test_a_completion_of_a_revoked_assignment_sends_nothing(real_kafka: str, source: str, output: str, start: Any) -> None:
-    """A handler outlasts rebalance.grace: its partition goes to another member, which runs the message again; only that result counts."""
+    """A handler outlasts rebalance.grace: its partition goes to another member, which runs the
+    message again; only that result counts."""
     app = """
 import json, os, time
 def handle(value):
@@ -209,7 +211,8 @@ def test_partitions_that_stay_are_not_disturbed(real_kafka: str, source: str, ou
 
 
 def test_all_partitions_go_on_after_rebalances(real_kafka: str, output: str, start: Any) -> None:
-    """Members join and leave while there is load; afterwards every partition is still read (Parallel Consumer's issue 857)."""
+    """Members join and leave while there is load; afterwards every partition is still read
+    (Parallel Consumer's issue 857)."""
     source = create_topic(real_kafka, unique("in"), partitions=6)
     config = configuration(real_kafka, "app:handle", source, output)
     stays = start(config)
@@ -230,7 +233,8 @@ def test_all_partitions_go_on_after_rebalances(real_kafka: str, output: str, sta
 
 
 def test_a_poison_pill_does_not_stop_its_partition(kafka_servers: str, output: str, start: Any) -> None:
-    """A message that always fails is put aside; those behind it, its own key's too, go on (Parallel Consumer's issue 550)."""
+    """A message that always fails is put aside; those behind it, its own key's too, go on (Parallel
+    Consumer's issue 550)."""
     source, dead = create_topic(kafka_servers, unique("in"), partitions=1), create_topic(kafka_servers, unique("dead"))
     produce(kafka_servers, source, ((b"k", b"poison" if n == 3 else b"%d" % n) for n in range(10)))
     app = "def handle(value):\n    int(value)\n    return value\n"
@@ -279,7 +283,8 @@ def test_a_second_process_of_the_same_static_name_is_told_so(real_kafka: str, so
 def test_a_stuck_lane_does_not_starve_other_partitions_of_the_buffer(
     kafka_servers: str, source: str, output: str, start: Any, order: str
 ) -> None:
-    """A stuck message with a thousand behind it in its lane, and a buffer for a hundred: the other partitions and routes go on."""
+    """A stuck message with a thousand behind it in its lane, and a buffer for a hundred: the other
+    partitions and routes go on."""
     produce(kafka_servers, source, [(b"same", b"stuck"), *((b"same", b"behind") for _ in range(1000))], partition=0)
     config = configuration(kafka_servers, "app:handle", source, output, order=order, buffer={"messages": 100}, concurrency=4)
     server = start(config, app=STUCK)

@@ -67,7 +67,8 @@ def test_a_handler_over_its_limit_is_interrupted_and_its_message_fails_alone(
 def test_a_handler_that_does_not_end_is_given_up_and_replaced_and_its_late_result_changes_nothing(
     kafka_servers: str, source: str, output: str, start: Any, executor: str, kind: str
 ) -> None:
-    """As many stuck handlers as there may be at once; the others go through all the same, in their places."""
+    """As many stuck handlers as there may be at once; the others go through all the same, in their
+    places."""
     if executor == "greenlet" and kind == "stuck":
         pytest.skip("a waiting greenlet can always be interrupted")
     words = [f"{kind} {n}" for n in range(4)] + [f"good {n}" for n in range(200)]

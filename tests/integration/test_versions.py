@@ -1,4 +1,5 @@
-"""The lower end of kafka-python's range: the tests that depend on its inside, run once more with that version."""
+"""The lower end of kafka-python's range: the tests that depend on its inside, run once more with
+that version."""
 
 from __future__ import annotations
 

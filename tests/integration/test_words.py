@@ -16,12 +16,19 @@ import pytest
 from gworkers.config.load import load
 from tests.support.servers import ROOT, until
 
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 SERVE = "bin/gworkers -c conf/app.yaml"
 
 #: Commands that cannot be run inside the tests as they stand, and what is run in their place.
 INSTEAD = {
     "bin/test": "bin/test --help",  # it is running
+    "bin/test unit": "bin/test --help",
     "bin/bench": "bin/bench --help",  # it takes minutes
     "bin/test chaos --minutes 60": "bin/test --help",
 }
@@ -39,7 +46,8 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the tree with the tests' environment in the place of one that bin/gworkers would make (test_environment.py does that)."""
+    """A copy of the tree with the tests' environment in the place of one that bin/gworkers would
+    make (test_environment.py does that)."""
     folder = tmp_path / "checkout"
     names = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, names.stdout.split("\0")):

@@ -1,4 +1,5 @@
-"""Apache Kafka for tests: fetched by Maven once a checkout, started on free ports in a folder of its own, stopped by its id."""
+"""Apache Kafka for tests: fetched by Maven once a checkout, started on free ports in a folder of
+its own, stopped by its id."""
 
 from __future__ import annotations
 
@@ -73,9 +74,11 @@ log.segment.delete.delay.ms=100
 
 
 class Kafka:
-    """One broker. servers: host:port; behind: the port of its second listener, which it advertises as ``proxied`` (for a proxy).
+    """One broker. servers: host:port; behind: the port of its second listener, which it advertises
+    as ``proxied`` (for a proxy).
 
-    joining: another broker, whose cluster this one is to be a further broker of; node: its number there.
+    joining: another broker, whose cluster this one is to be a further broker of; node: its number
+    there.
     """
 
     def __init__(
@@ -145,7 +148,8 @@ class Kafka:
         raise RuntimeError(f"Kafka does not start; its log: {(self.folder / 'log').read_text()[-2000:]}")
 
     def hanging_transactions(self) -> str:
-        """What ``kafka-transactions.sh find-hanging`` says of this broker; empty when it finds none."""
+        """What ``kafka-transactions.sh find-hanging`` says of this broker; empty when it finds
+        none."""
         node = next(line for line in (self.folder / "server.properties").read_text().splitlines() if line.startswith("node.id="))
         arguments = [
             "--bootstrap-server",
@@ -184,7 +188,8 @@ class Kafka:
 
 
 class Cluster:
-    """Three brokers, of which the first is the controller as well and is not to be killed. servers: all three."""
+    """Three brokers, of which the first is the controller as well and is not to be killed. servers:
+    all three."""
 
     def __init__(self) -> None:
         replicated: dict[str, Any] = {
@@ -210,7 +215,8 @@ class Cluster:
 
 
 class MirrorMaker:
-    """MirrorMaker 2 from one broker to another, with the offsets of all groups, in a process of its own."""
+    """MirrorMaker 2 from one broker to another, with the offsets of all groups, in a process of its
+    own."""
 
     def __init__(self, source: Kafka, target: Kafka, topic: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="gworkers-mirror-"))

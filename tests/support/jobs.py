@@ -19,7 +19,8 @@ def nothing(value: Any) -> None:
 
 
 def route_of(handler: Callable[[Any], Any] = nothing, *, only: Errors = (), never: Errors = (), **config: Any) -> Route:
-    """A route from keys of the configuration. A codec that is a dotted path gives back what it gets."""
+    """A route from keys of the configuration. A codec that is a dotted path gives back what it
+    gets."""
     model = schema.Route.model_validate({"topics": ["in"], "handler": "a:b", **config})
     decoder = CODECS[model.decode].decode if model.decode in CODECS else Decoder(lambda value: value)
     encoder = CODECS[model.encode].encode if model.encode in CODECS else custom_encoder(lambda value: value)

@@ -1,4 +1,5 @@
-"""A server in a process of its own, with its configuration, application and topics, for tests to drive and look at."""
+"""A server in a process of its own, with its configuration, application and topics, for tests to
+drive and look at."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def produce(kafka: str, topic: str, messages: Iterable[tuple[bytes | None, bytes
 
 
 def consume(kafka: str, topic: str, count: int | None = None, timeout: float = 30, isolation: str = "read_committed") -> list[Any]:
-    """Messages of a topic from its beginning, in the order of each partition: ``count`` of them, or all that are there now.
+    """Messages of a topic from its beginning, in the order of each partition: ``count`` of them, or
+    all that are there now.
 
     An independent client, librdkafka, reads them.
     """
@@ -196,7 +198,8 @@ class Running:
 
 
 def configuration(kafka: str, handler: str, source: str, output: str | None = None, **more: Any) -> dict[str, Any]:
-    """A configuration with one route. more: keys of the route, or with a dotted name of other sections."""
+    """A configuration with one route. more: keys of the route, or with a dotted name of other
+    sections."""
     route: dict[str, Any] = {"topics": [source], "handler": handler}
     if output is not None:
         route["output"] = output

@@ -16,7 +16,8 @@ from gworkers.kafka import green
 
 KAFKA = Path(green.module().__file__).parent
 
-#: What kafka-python imports when it is asked for: compression, tokens, its command line. None of it waits.
+#: What kafka-python imports when it is asked for: compression, tokens, its command line. None of it
+#: waits.
 COMMAND_LINES = {"admin", "cli", "__main__.py"}
 
 
@@ -60,7 +61,8 @@ def test_kafka_python_imports_nothing_else_that_waits() -> None:
 
 
 def test_every_lazy_import_goes_through_the_green_loader() -> None:
-    """Import statements in functions look up __import__ in their module's globals, which are ours, in every loaded module."""
+    """Import statements in functions look up __import__ in their module's globals, which are ours,
+    in every loaded module."""
     green.module("kafka.consumer.group")
     modules = green.private_modules()
     assert len(modules) > 50

@@ -16,7 +16,8 @@ from tests.support.jobs import NobodyIdle
 
 
 class Lives(RuleBasedStateMachine):
-    """Jobs are admitted, taken, grow, are freed, released, given back or revoked, with the real scheduler beside the ledger."""
+    """Jobs are admitted, taken, grow, are freed, released, given back or revoked, with the real
+    scheduler beside the ledger."""
 
     @initialize(count=st.integers(1, 3), order=st.sampled_from(["none", "key", "partition"]))
     def begin(self, count: int, order: str) -> None:

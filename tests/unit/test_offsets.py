@@ -15,7 +15,8 @@ from gworkers.offsets.offsets import Offsets
 @settings(deadline=None, max_examples=500)
 @given(st.lists(st.integers(1, 4), max_size=60), st.randoms(use_true_random=False), st.one_of(st.none(), st.integers(0, 100)))
 def test_the_position_is_the_lowest_unfinished_offset(gaps: list[int], draw: random.Random, start: int | None) -> None:
-    """Offsets come in rising order with holes (compaction, transaction markers) and finish in any order."""
+    """Offsets come in rising order with holes (compaction, transaction markers) and finish in any
+    order."""
     offsets = Offsets(start)
     assert offsets.position == start
     at = start or 0
@@ -70,7 +71,8 @@ def test_a_map_that_does_not_fit_keeps_what_it_can() -> None:
 
 
 class Lives(RuleBasedStateMachine):
-    """Random histories of reading, finishing, commits and deaths: nothing lost, and nothing finished before a commit run twice."""
+    """Random histories of reading, finishing, commits and deaths: nothing lost, and nothing
+    finished before a commit run twice."""
 
     @initialize(holes=st.sets(st.integers(0, 400), max_size=40))
     def begin(self, holes: set[int]) -> None:

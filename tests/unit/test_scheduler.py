@@ -76,7 +76,8 @@ def test_what_is_put_back_comes_first_and_in_order() -> None:
 
 
 class History(RuleBasedStateMachine):
-    """Random histories of arrivals, blocks, completions, returns and revocations, against what must hold."""
+    """Random histories of arrivals, blocks, completions, returns and revocations, against what must
+    hold."""
 
     @initialize(orders=st.lists(st.sampled_from(["none", "key", "partition", "batch key", "batch partition"]), min_size=1, max_size=4))
     def begin(self, orders: list[str]) -> None:

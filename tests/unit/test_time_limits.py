@@ -59,7 +59,8 @@ def runner() -> Iterator[Runner]:
 
 
 def test_interrupts_sent_at_any_moment_are_raised_inside_the_handler_or_not_at_all(runner: Runner) -> None:
-    """Handlers of a few microseconds, interrupted as fast as can be: none of the exceptions gets out of begin … end."""
+    """Handlers of a few microseconds, interrupted as fast as can be: none of the exceptions gets
+    out of begin … end."""
     limit = runner.limit
     assert limit is not None
     sent = 0
