@@ -43,7 +43,7 @@ def test_a_wrong_configuration(tmp_path: Path, command: str, text: str | None, a
     elif text is not None:
         file.write_text(text)
     (tmp_path / "app.py").write_text(app)
-    done = gworkers(command, "-c", "app.yaml")
+    done = gworkers(command, "-c", "app.yaml", folder=tmp_path)
     assert done.returncode == 78, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
