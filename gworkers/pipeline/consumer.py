@@ -46,6 +46,9 @@ FAILED_WAIT = 1.0
 #: A hole between offsets that is looked into: compaction and transactions make smaller ones all the
 #: time.
 LARGE_HOLE = 10_000
+#: The same where messages wait in their topic, for a delay or another attempt, and may be deleted
+#: meanwhile: a marker of a transaction is a hole of one.
+SMALL_HOLE = 2
 
 FENCED = (
     "another process has joined the group under this one's kafka.group_instance_id, and this one is out; "
@@ -141,6 +144,9 @@ class Consumer:
             if partition is not None and partition.active and not partition.closing:
                 if partition.offsets.restoring:
                     self._assignments.check_against_the_log(partition, self._group.end(tp))
+                expected = partition.offsets.next
+                if expected is not None and offset > expected + 1:
+                    self._skipped_offsets(tp, partition, expected, offset)
                 partition.offsets.skip_to(offset)
 
     def _poll_once(self, most: int, wait_ms: int) -> dict[TopicPartition, list[Job]]:
@@ -228,7 +234,7 @@ class Consumer:
         retention has deleted does."""
         known = partition.started
         partition.started = True
-        if known and offset - expected < LARGE_HOLE:
+        if known and offset - expected < (SMALL_HOLE if partition.delay else LARGE_HOLE):
             return
 
         def look() -> None:

@@ -1,9 +1,10 @@
 """What a dead letter looks like, and the breaker that opens when there are too many of them.
 
-A dead letter is the message as it came: key, value, timestamp and its own headers, unchanged.
-Headers are added as Spring Kafka's DeadLetterPublishingRecoverer writes them (``kafka_dlt-…``;
-numbers in binary, big-endian), so that tools made for those read ours, and with the prefix
-``gworkers-`` what Spring has no name for.
+A dead letter is the message as it came: key, value and its own headers, unchanged. Its timestamp is
+the time of sending: by that its topic's retention counts, and a letter must outlive the message.
+Headers are added as Spring Kafka's DeadLetterPublishingRecoverer writes them (``kafka_dlt-…``; numbers
+in binary, big-endian; the original timestamp among them), so that tools made for those read ours,
+and with the prefix ``gworkers-`` what Spring has no name for.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def letter(job: Job, topic: str, group: str) -> Row:
     error = job.error or RuntimeError("unknown")
     cause = cause_of(error)
     origin = job.origin
+    now = int(time.time() * 1000)
     topic_was, number, offset = job.source
     told: dict[str, bytes] = {
         SPRING + "original-topic": topic_was.encode(),
@@ -80,14 +82,14 @@ def letter(job: Job, topic: str, group: str) -> Row:
         OURS + "reason": reason_of(job).encode(),
         OURS + "route": job.partition.route.name.encode(),
         OURS + "attempts": str(job.attempt).encode(),
-        OURS + "failed-at": str(int(time.time() * 1000)).encode(),
+        OURS + "failed-at": str(now).encode(),
     }
     if origin is not None:
         told[OURS + "first-failure"] = str(origin.first_failure).encode()
     if cause.__cause__ is not None:
         told[SPRING + "exception-cause-fqcn"] = _name_of(cause.__cause__).encode()
     headers = [(name, value) for name, value in job.headers if not name.startswith((SPRING, OURS))]
-    return topic, None, job.key, job.value, [*headers, *told.items()], job.timestamp
+    return topic, None, job.key, job.value, [*headers, *told.items()], now
 
 
 class Breaker:

@@ -24,8 +24,8 @@ from gworkers.errors import ConfigError, Problem, RestartError
 from gworkers.handlers import loading
 from gworkers.handlers.executor import Executor, GreenletExecutor, ThreadExecutor
 from gworkers.handlers.hub_watchdog import HubWatchdog
-from gworkers.handlers.routes import RETRY, Route
-from gworkers.kafka import green, topics
+from gworkers.handlers.routes import Route
+from gworkers.kafka import green
 from gworkers.kafka.clients import Clients
 from gworkers.kafka.connections import KafkaConnections
 from gworkers.loop import Fatal
@@ -34,6 +34,7 @@ from gworkers.offsets.journal import Journal, JournalError, Journaling, NoJourna
 from gworkers.pipeline import quarantine
 from gworkers.pipeline.pipeline import Pipeline
 from gworkers.pipeline.quarantine import NoSuspects, Suspicions
+from gworkers.server import topics
 
 log = logging.getLogger("gworkers")
 
@@ -98,7 +99,7 @@ class Process:
         clients = Clients(loaded, servers, number)
         connections = KafkaConnections(clients, config.kafka.connect_timeout)
         connections.group  # noqa: B018 - Kafka is reached before the application is set up
-        topics.make(clients, {name: name.rpartition(RETRY)[0] for route in routes for name in route.retry_topics})
+        topics.prepare(loaded, routes, clients)
         loading.run_setup(loaded)
         executor = self._executor(self._journal or NoJournal())
         self.group = connections.group
