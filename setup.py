@@ -30,6 +30,8 @@ setup(
     extras_require={
         "embedded": ["confluent-kafka>=2.3"],  # the first-run broker is the mock cluster in its wheel
         "lz4": ["lz4>=4"],
+        "snappy": ["python-snappy>=0.7"],
+        "zstd": ["zstandard>=0.20"],
     },
     entry_points={"console_scripts": ["gworkers = gworkers.cli.main:main"]},
     keywords=["kafka", "gevent", "worker", "consumer", "concurrency"],

@@ -119,10 +119,11 @@ class RecordTooLargeError(MessageError):
 
 class SendError(MessageError):
     """The broker refused a result for good. ``of_message``: because of what it is; otherwise it can
-    be sent again as it is."""
+    be sent again as it is. ``too_large``: because of its size."""
 
     retriable = True
     of_message = False
+    too_large = False
     reason = "refused"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,8 +213,53 @@ def _not_built_yet(config: Config, document: Document) -> Iterator[Problem]:
             yield Problem(document.where(path), dotted(path), "not built yet; leave it out")
 
 
+def _circles(config: Config, document: Document) -> Iterator[Problem]:
+    """Topics by which messages would come back to a route for ever, at once or over others."""
+    letters = {route.dead_letter for route in config.routes.values()}
+
+    def takes(name: str, topic: str, own: bool = False) -> bool:
+        """Patterns take up dead letters of no route; that one matches those of its own is told."""
+        route = config.routes[name]
+        by_pattern = route.pattern is not None and (own or topic not in letters) and re.match(route.pattern, topic)
+        return topic in route.topics or bool(by_pattern)
+
+    def targets(name: str) -> Iterator[tuple[str, str]]:
+        route = config.routes[name]
+        for key in ("output", "dead_letter"):
+            if (topic := getattr(route, key)) is not None:
+                yield key, topic
+
+    def way_back(name: str, topic: str, way: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The routes over which what goes to ``topic`` comes to ``name``; () at once; None never."""
+        if takes(name, topic, own=not way):
+            return way
+        for other in config.routes:
+            if other not in way and other != name and takes(other, topic):
+                for _, next_topic in targets(other):
+                    if (found := way_back(name, next_topic, (*way, other))) is not None:
+                        return found
+        return None
+
+    for name in config.routes:
+        for key, topic in targets(name):
+            way = way_back(name, topic, ())
+            if way is None:
+                continue
+            path: KeyPath = ("routes", name, key)
+            if way:
+                text = f"what is sent to {topic} comes back to this route over {' and '.join(way)}, for ever; break the circle"
+            elif config.routes[name].pattern is not None:
+                text = (
+                    f"the route's pattern matches {topic}, so every message would come back to it; name another topic or a narrower pattern"
+                )
+            else:
+                text = f"the route consumes {topic} itself, so every message would come back to it; name another topic"
+            yield Problem(document.where(path), dotted(path), text)
+
+
 def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
     """What is right key by key and wrong together, as far as the file alone tells."""
+    yield from _circles(config, document)
     owner: dict[str, str] = {}
     for name, route in config.routes.items():
         for topic in route.topics:
@@ -245,12 +291,6 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
         if route.max_age is not None and route.max_age.then == "dead-letter" and route.dead_letter is None:
             path = ("routes", name, "max_age")
             yield Problem(document.where(path), dotted(path), "then: dead-letter needs a dead_letter topic; name one")
-        for key in ("output", "dead_letter"):
-            topic_name = getattr(route, key)
-            if topic_name is not None and topic_name in route.topics:
-                path = ("routes", name, key)
-                text = f"the route consumes {topic_name} itself, so every message would come back to it; name another topic"
-                yield Problem(document.where(path), dotted(path), text)
     if config.state_dir is None and ("poison",) in document.origins:
         path = ("poison",)
         yield Problem(

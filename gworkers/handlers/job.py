@@ -82,7 +82,7 @@ class Job:
         self.error: BaseException | None = None  # how its last attempt failed
         self.unacknowledged = 0  # rows handed to the producer and not yet acknowledged
         self.origin: Origin | None = None  # where it came from, when it was read from a retry topic
-        self.dead = False  # its rows are its dead letter
+        self.dead = 0  # its rows are its dead letter, made smaller one time less than this
         self.freed = False  # its lane and its count in the ledger are free, its bytes and its offset wait for a commit
         self.followers: Sequence[Job] = ()  # jobs of its batch whose result is in its rows: they are done when it is
 

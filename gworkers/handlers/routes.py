@@ -60,9 +60,9 @@ class Route:
         self.only = tuple(only)  # errors that are worth another attempt, all of them when it is empty
         self.never = tuple(never)  # errors that no further attempt can help
 
-    def consumes(self, topic: str) -> bool:
-        """Whether messages of ``topic`` take this route."""
-        return matches(self.config, topic) or topic in self.retry_topics
+    def names(self, topic: str) -> bool:
+        """Whether it consumes ``topic`` by name, as an input or as a retry topic of its own."""
+        return topic in self.config.topics or topic in self.retry_topics
 
     def delay_of(self, topic: str) -> float:
         """Seconds that a message of ``topic`` waits, from its timestamp on."""
@@ -84,6 +84,20 @@ class Route:
         each = busy / count
         self.handler_time = time = each if not self.handler_time else self.handler_time + 0.2 * (each - self.handler_time)
         self.block_size = HOP_MESSAGES if time * HOP_MESSAGES <= HOP_TIME else max(1, int(HOP_TIME / time))
+
+
+def route_of(routes: Sequence[Route], topic: str) -> Route | None:
+    """The route that messages of ``topic`` take: that which names it, or the first whose pattern it
+    matches. A pattern takes up nothing that a route sends what has failed to, nor its own output."""
+    named = next((route for route in routes if route.names(topic)), None)
+    if named is not None or topic in kept_from_patterns(routes):
+        return named
+    return next((r for r in routes if r.config.pattern and topic != r.config.output and matches(r.config, topic)), None)
+
+
+def kept_from_patterns(routes: Sequence[Route]) -> set[str]:
+    """Topics that no pattern takes up: dead letters and retry topics, whichever route names them."""
+    return {name for route in routes for name in (route.config.dead_letter, *route.retry_topics) if name is not None}
 
 
 #: Between a topic's name and the delay of one of its retry topics.
@@ -145,7 +159,7 @@ def compile_route(
         if as_message:
             topic, number, offset = job.source
             deadline = time.monotonic() + timeout if timeout is not None else None
-            headers = tuple(job.headers)
+            headers = tuple((_readable(name), content) for name, content in job.headers)
             value = Message(topic, number, offset, job.key, value, headers, job.timestamp, job.attempt, deadline)
         return value
 
@@ -161,6 +175,12 @@ def compile_route(
 
     batches = compile_batch(handler, value_of, rows_of, _presentable) if config.batch is not None else None
     return Route(name, config, handle, batches, only=only, never=never)
+
+
+def _readable(name: str) -> str:
+    """A header's name for handlers: bytes that are no UTF-8 are carried as surrogates (PEP 383), and
+    shown as the replacement character."""
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _context(job: Job, wants: Sequence[str]) -> dict[str, Any]:
@@ -219,6 +239,41 @@ def _pass_over_unless(when: Expression, job: Job, value: Any) -> None:
         raise PassedOverError
 
 
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+def _check(record: Record, topic: Any, key: Any, timestamp: Any) -> None:
+    """What a handler put into a Record must be what Kafka takes: told here, where it is one message's
+    fault. Raises EncodeError."""
+    if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
+        raise EncodeError(f"Record: expected a topic name of at most 249 letters, digits, dots, underscores and hyphens, got {topic!r:.80}")
+    if key is not None and not isinstance(key, (bytes, str)):
+        raise EncodeError(f"Record: expected a key of bytes, text or None, got {describe(key)}")
+    number = record.partition
+    if number is not None and (type(number) is not int or not 0 <= number < 2**31):
+        raise EncodeError(f"Record: expected the partition as a whole number from 0, got {number!r:.80}")
+    if type(timestamp) is not int or not -1 <= timestamp < 2**63:
+        raise EncodeError(f"Record: expected the timestamp as whole milliseconds since the epoch, got {timestamp!r:.80}")
+
+
+def _headers_of(record: Record) -> list[tuple[str, bytes | None]]:
+    """Raises EncodeError for headers that are none."""
+    try:
+        found = [(name, content) for name, content in record.headers]
+    except (TypeError, ValueError):
+        raise EncodeError(f"Record: expected headers as pairs of a name and bytes, got {record.headers!r:.80}") from None
+    for name, content in found:
+        if not isinstance(name, str):
+            raise EncodeError(f"Record: expected header names of text, got {describe(name)}")
+        if content is not None and not isinstance(content, bytes):
+            raise EncodeError(f"Record: expected bytes or None in the header {name!r:.80}, got {describe(content)}")
+        try:
+            name.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise EncodeError(f"Record: the header name {name!r:.80} cannot be written in UTF-8") from None
+    return found
+
+
 def _rows_of(output: str | None, encode: Encode) -> Callable[[Job, Any], list[Row] | None]:
     """What turns a handler's result into rows."""
 
@@ -233,10 +288,11 @@ def _rows_of(output: str | None, encode: Encode) -> Callable[[Job, Any], list[Ro
         topic = record.topic or output
         if topic is None:
             raise EncodeError("the handler returned a Record without a topic, and the route has no output; give it a topic")
-        key = job.key if record.key is INHERIT else record.key
-        headers = job.headers if record.headers is INHERIT else [(name, value) for name, value in record.headers]
         value = record.value if record.value is None or isinstance(record.value, bytes) else value_of(record.value)
+        key = job.key if record.key is INHERIT else record.key
+        headers = job.headers if record.headers is INHERIT else _headers_of(record)
         timestamp = record.timestamp if record.timestamp is not None else job.timestamp
+        _check(record, topic, key, timestamp)
         return topic, record.partition, key.encode() if isinstance(key, str) else key, value, headers, timestamp
 
     def rows(job: Job, result: Any) -> list[Row] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any
@@ -20,7 +21,10 @@ class Kind(Enum):
     GROUP_REFUSES = auto()  # the group does not take this member as it is
     NO_OFFSET = auto()  # no offset to begin at, and auto_offset_reset is none
     DAMAGED = auto()  # a batch that cannot be read
+    NO_CODEC = auto()  # a batch whose compression this process cannot undo
     RECORD_REFUSED = auto()  # a record that the broker will never take
+    RECORD_TOO_LARGE = auto()  # likewise, because of its size
+    NEIGHBOUR_REFUSED = auto()  # nothing is wrong with this record, but with another one of its batch
     METADATA_TOO_LARGE = auto()  # of a commit
     PRODUCER_FENCED = auto()  # another producer has this transactional id
     GENERATION_OVER = auto()  # a commit for a generation of the group that has ended
@@ -38,12 +42,18 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.GROUP_REFUSES: ("InvalidGroupIdError", "InconsistentGroupProtocolError", "InvalidSessionTimeoutError"),
     Kind.NO_OFFSET: ("NoOffsetForPartitionError", "OffsetOutOfRangeError"),
     Kind.DAMAGED: ("CorruptRecordError",),
-    Kind.RECORD_REFUSED: ("MessageSizeTooLargeError", "RecordListTooLargeError", "InvalidRecordError"),
+    Kind.NO_CODEC: ("UnsupportedCodecError",),
+    Kind.RECORD_REFUSED: ("InvalidRecordError", "InvalidTimestampError"),
+    Kind.RECORD_TOO_LARGE: ("MessageSizeTooLargeError", "RecordListTooLargeError"),
     Kind.METADATA_TOO_LARGE: ("OffsetMetadataTooLargeError",),
     Kind.PRODUCER_FENCED: ("ProducerFencedError",),
     Kind.GENERATION_OVER: ("CommitFailedError",),
     Kind.TIMED_OUT: ("KafkaTimeoutError",),
 }
+
+
+#: kafka-python has no class for this.
+_OF_A_NEIGHBOUR = "Failed to append record because it was part of a batch which had one more more invalid records"
 
 
 @lru_cache(maxsize=1)
@@ -54,6 +64,8 @@ def _classes() -> dict[type, Kind]:
 
 def classify(error: Any) -> Kind:
     """The kind of an error, or of a class of errors."""
+    if _OF_A_NEIGHBOUR in str(error):
+        return Kind.NEIGHBOUR_REFUSED
     known = _classes()
     for cls in (error if isinstance(error, type) else type(error)).__mro__:
         if cls in known:
@@ -65,3 +77,10 @@ def is_kafkas(error: BaseException) -> bool:
     """Whether it is one of kafka-python's own errors, which says something about Kafka and not
     about a mistake in a program."""
     return isinstance(error, green.module("kafka.errors").KafkaError)
+
+
+def missing_codec(error: BaseException) -> str | None:
+    """The compression whose library is not installed, of an error of the kind NO_CODEC; None when
+    it is one that nobody knows."""
+    found = re.search(r"Libraries for (\w+) compression", str(error))
+    return found[1] if found is not None else None

@@ -27,10 +27,13 @@ class KafkaGroup:
 
     # -- reading
 
-    def subscribe(self, topics: Sequence[str], patterns: Sequence[str], listener: Listener) -> None:
+    def subscribe(self, topics: Sequence[str], patterns: Mapping[str, Collection[str]], listener: Listener) -> None:
         if patterns:
-            exact = [f"(?:{re.escape(topic)})\\Z" for topic in topics]
-            pattern = "|".join([*exact, *(f"(?:{pattern})" for pattern in patterns)])
+            parts = [f"(?:{re.escape(topic)})\\Z" for topic in topics]
+            for pattern, left_out in patterns.items():
+                but = f"(?!(?:{'|'.join(map(re.escape, sorted(left_out)))})\\Z)" if left_out else ""
+                parts.append(f"{but}(?:{pattern})")
+            pattern = "|".join(parts)
             self._consumer.subscribe(pattern=pattern, listener=_listener(listener))
         else:
             self._consumer.subscribe(topics=list(topics), listener=_listener(listener))

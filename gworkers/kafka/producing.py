@@ -47,33 +47,39 @@ _NULL = _varint(-1)
 class _RowFuture:
     """What kafka-python rebinds when it splits a batch that the broker refused as too large."""
 
-    __slots__ = ("_acknowledged", "_job")
+    __slots__ = ("_acknowledged", "_job", "_row")
 
-    def __init__(self, acknowledged: Acknowledged, job: Job) -> None:
+    def __init__(self, acknowledged: Acknowledged, job: Job, row: Row) -> None:
         self._acknowledged = acknowledged
         self._job = job
+        self._row = row
 
     def rebind(self, produce_future: Any, index: int) -> None:
         produce_future.add_callback(partial(self._heard, index))
 
     def _heard(self, index: int, result: tuple[int, int, Callable[[int], BaseException] | None]) -> None:
         errors = result[2]
-        self._acknowledged((self._job,), None if errors is None else lambda _: errors(index))
+        self._acknowledged((self._job,), (self._row,), None if errors is None else lambda _: errors(index))
 
 
-class _Rows(list[Job]):
-    """A batch's jobs, row by row; stands where kafka-python keeps a future a record."""
+class _Rows:
+    """A batch's rows and the job of each; stands where kafka-python keeps a future a record."""
 
-    __slots__ = ("acknowledged",)
+    __slots__ = ("acknowledged", "jobs", "rows")
 
     def __init__(self, acknowledged: Acknowledged) -> None:
         self.acknowledged = acknowledged
+        self.jobs: list[Job] = []
+        self.rows: list[Row] = []
 
-    def __getitem__(self, index: Any) -> Any:
-        return _RowFuture(self.acknowledged, super().__getitem__(index))
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __getitem__(self, index: int) -> _RowFuture:
+        return _RowFuture(self.acknowledged, self.jobs[index], self.rows[index])
 
     def heard(self, result: tuple[int, int, Callable[[int], BaseException] | None]) -> None:
-        self.acknowledged(self, result[2])
+        self.acknowledged(self.jobs, self.rows, result[2])
 
 
 def _append(records: Any, rows: Sequence[Row], start: int, most: int, now: int) -> int:
@@ -109,7 +115,7 @@ def _append(records: Any, rows: Sequence[Row], start: int, most: int, now: int) 
         if headers:
             parts.append(_varint(len(headers)))
             for name, content in headers:
-                encoded = name.encode()
+                encoded = name.encode("utf-8", "surrogateescape")
                 parts += (_varint(len(encoded)), encoded)
                 parts += (_NULL,) if content is None else (_varint(len(content)), content)
         else:
@@ -139,7 +145,7 @@ def row_size(row: Row) -> int:
     _, _, key, value, headers, _ = row
     size = _OVERHEAD + len(key or b"") + len(value or b"")
     for name, content in headers:
-        size += 10 + 4 * len(name) + len(content or b"")
+        size += 10 + (len(name) if name.isascii() else 4 * len(name)) + len(content or b"")
     return size
 
 
@@ -235,7 +241,7 @@ class KafkaProducerClient:
                 batches = accumulator._batches[tp]
                 at = 0
                 batch = batches[-1] if batches else None
-                if batch is not None and not batch.records._closed:
+                if batch is not None and isinstance(batch._record_futures, _Rows) and not batch.records._closed:
                     at = self._fill(batch, rows, jobs, 0, now_ms)
                     batch.last_append = now
                 while at < len(rows):
@@ -265,7 +271,8 @@ class KafkaProducerClient:
         before = batch.records.size_in_bytes()
         end = _append(batch.records, rows, start, MOST_ROWS - len(batch._record_futures), now_ms)
         if end > start:
-            batch._record_futures.extend(jobs[start:end])
+            batch._record_futures.jobs += jobs[start:end]
+            batch._record_futures.rows += rows[start:end]
             written = batch.records.size_in_bytes() - before
             batch.max_record_size = max(batch.max_record_size, written // (end - start))
         return end

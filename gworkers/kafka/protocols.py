@@ -31,10 +31,9 @@ class Committed:
 
 Offsets = Mapping[TopicPartition, Committed]
 
-#: Called once for the rows of a batch, or for one row of a batch that had to be split: the jobs, in
-#: the order of their rows, and None or a function from the index of a row to its error. It must not
-#: block.
-Acknowledged = Callable[[Sequence[Job], "Callable[[int], BaseException] | None"], None]
+#: Called once for the rows of a batch, or for one row of a batch that had to be split: the job of
+#: each row, the rows, and None or a function from the index of a row to its error. It must not block.
+Acknowledged = Callable[[Sequence[Job], Sequence[Row], "Callable[[int], BaseException] | None"], None]
 
 
 class Listener(Protocol):
@@ -65,7 +64,8 @@ class Group(Protocol):
     @property
     def membership(self) -> Membership: ...
 
-    def subscribe(self, topics: Sequence[str], patterns: Sequence[str], listener: Listener) -> None: ...
+    def subscribe(self, topics: Sequence[str], patterns: Mapping[str, Collection[str]], listener: Listener) -> None:
+        """To topics by name, and to those that match a pattern, without those that stand behind it."""
 
     def poll(self, wait_ms: int, most: int) -> dict[TopicPartition, list[Job]]:
         """Join the group if need be, and up to ``most`` messages as Jobs without a partition.

@@ -37,7 +37,7 @@ def read_records(batch: Any) -> Iterator[list[Job]]:
     Works on one bytes object for the whole batch: slices of it are the keys and values, without a
     second copy.
     """
-    batch._maybe_uncompress()
+    _uncompress(batch)
     at: int = batch._pos
     buffer = bytes(batch._buffer)
     base_offset: int = batch.base_offset
@@ -109,7 +109,7 @@ def read_records(batch: Any) -> Iterator[list[Job]]:
                 found = []
                 for _ in range(count):
                     length, at = _read_varint(buffer, at)
-                    name = buffer[at : at + length].decode()
+                    name = buffer[at : at + length].decode("utf-8", "surrogateescape")  # back to these bytes when it is sent
                     at += length
                     length, at = _read_varint(buffer, at)
                     found.append((name, buffer[at : at + length] if length >= 0 else None))
@@ -130,6 +130,19 @@ def read_records(batch: Any) -> Iterator[list[Job]]:
     yield jobs
 
 
+def _uncompress(batch: Any) -> None:
+    """Raises CorruptRecordError when what stands in the batch is not what its codec makes, and
+    UnsupportedCodecError when the codec's library is not installed."""
+    errors = green.module("kafka.errors")
+    try:
+        batch._maybe_uncompress()
+    except errors.KafkaError:
+        raise
+    except Exception as error:  # each codec's library has errors of its own
+        told = f"the batch at offset {batch.base_offset} cannot be uncompressed: {type(error).__name__}: {error}"
+        raise errors.CorruptRecordError(told) from error
+
+
 def read_lean(consumer: Any) -> None:
     """Make this KafkaConsumer's ``poll()`` return Jobs in place of ConsumerRecords."""
     fetcher = consumer._fetcher
@@ -139,6 +152,20 @@ def read_lean(consumer: Any) -> None:
 
     class LeanPartitionRecords(base):  # type: ignore[misc, valid-type]
         """Records of one partition of one fetch response, batch by batch, as Jobs."""
+
+        def take(self, n: int | None = None) -> Any:
+            """kafka-python asks again after an error, gets nothing, and asks without end: so what is
+            left is dropped, and the next poll fetches it once more."""
+            try:
+                return super().take(n)
+            except errors.KafkaError:
+                self.drain()
+                raise
+            except Exception as error:
+                self.drain()
+                tp = self.topic_partition
+                told = f"{tp.topic}[{tp.partition}] cannot be read at offset {self.next_fetch_offset}: {type(error).__name__}: {error}"
+                raise errors.CorruptRecordError(told) from error
 
         def _unpack_records(self, tp: Any, records: Any, key_deserializer: Any, value_deserializer: Any) -> Any:
             batch = records.next_batch()

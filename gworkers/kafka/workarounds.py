@@ -76,7 +76,7 @@ def blame_only_the_refused(producer: Any) -> None:
     abort = accumulator.abort_undrained_batches
 
     def abort_undrained_batches(error: Any) -> None:
-        if classify(error) is Kind.RECORD_REFUSED:
+        if classify(error) in (Kind.RECORD_REFUSED, Kind.RECORD_TOO_LARGE):
             error = green.module("kafka.errors").TransactionAbortedError()
         abort(error)
 

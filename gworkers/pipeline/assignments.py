@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 
 from gworkers.events import Events
 from gworkers.handlers.partition import Partition
-from gworkers.handlers.routes import Route
+from gworkers.handlers.routes import Route, route_of
 from gworkers.kafka.protocols import Committed, Group, Offsets, TopicPartition
 from gworkers.offsets import offset_map
 from gworkers.pipeline.delivery import Delivery
@@ -65,7 +65,7 @@ class Assignments:
         those that some route consumes."""
         added = []
         for tp in tps:
-            route = next((route for route in self.routes if route.consumes(tp.topic)), None)
+            route = route_of(self.routes, tp.topic)
             if route is None:
                 continue
             topic_id = self._group.topic_id(tp.topic)

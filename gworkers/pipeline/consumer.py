@@ -20,7 +20,8 @@ from gevent.lock import Semaphore
 from gworkers.errors import FatalError, UnavailableError, one_line
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
-from gworkers.kafka.errors import Kind, classify
+from gworkers.handlers.routes import kept_from_patterns
+from gworkers.kafka.errors import Kind, classify, is_kafkas, missing_codec
 from gworkers.kafka.protocols import Group, TopicPartition
 from gworkers.loop import Fatal, Loop
 from gworkers.pipeline import retry_topics
@@ -91,7 +92,12 @@ class Consumer:
     def start(self) -> None:
         routes = self._assignments.routes
         topics = sorted({topic for route in routes for topic in (*route.config.topics, *route.retry_topics)})
-        patterns = [route.config.pattern for route in routes if route.config.pattern]
+        kept = kept_from_patterns(routes)
+        patterns = {
+            route.config.pattern: kept | ({route.config.output} if route.config.output else set())
+            for route in routes
+            if route.config.pattern
+        }
         self._group.subscribe(topics, patterns, self._rebalance)
         self._loop.start()
 
@@ -179,6 +185,12 @@ class Consumer:
             ) from error
         if kind is Kind.DAMAGED:
             raise FatalError(f"a batch in Kafka is damaged, and skipping it would lose messages: {one_line(error)}") from error
+        if kind is Kind.NO_CODEC:
+            codec = missing_codec(error)
+            hint = f"install its library: pip install 'gworkers[{codec}]'" if codec is not None else "this version of kafka-python cannot"
+            raise UnavailableError(f"messages cannot be uncompressed: {one_line(error)}; {hint}") from error
+        if not is_kafkas(error):
+            raise error
         trouble = kind if kind is not Kind.OTHER else one_line(error)
         if self._trouble != trouble:
             log.warning("reading from Kafka fails, and is tried again: %s", one_line(error))

@@ -23,9 +23,14 @@ from gworkers.message import HandlerTimeout, Reject
 SPRING = "kafka_dlt-"
 OURS = "gworkers-"
 
+#: The headers without which a letter is of no use.
+NEEDED = frozenset(
+    {SPRING + f"original-{name}" for name in ("topic", "partition", "offset", "timestamp")} | {OURS + "reason", OURS + "failed-at"}
+)
+
 #: The most that one header may take, in bytes: a stack trace must not make a letter too large to
 #: send.
-MOST = 4096
+HEADER_BYTES = 4096
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -59,7 +64,7 @@ def _stack_of(error: BaseException) -> str:
 
 def _cut(text: str, *, end: bool = False) -> bytes:
     value = text.encode("utf-8", "replace")
-    return value[-MOST:] if end else value[:MOST]
+    return value[-HEADER_BYTES:] if end else value[:HEADER_BYTES]
 
 
 def letter(job: Job, topic: str, group: str) -> Row:
@@ -90,6 +95,31 @@ def letter(job: Job, topic: str, group: str) -> Row:
         told[SPRING + "exception-cause-fqcn"] = _name_of(cause.__cause__).encode()
     headers = [(name, value) for name, value in job.headers if not name.startswith((SPRING, OURS))]
     return topic, None, job.key, job.value, [*headers, *told.items()], now
+
+
+#: How often a letter that is too large is made smaller before it is given up.
+SHEDDABLE = 4
+
+
+def shed(row: Row, step: int) -> Row:
+    """A letter that was too large, made smaller; what was left out stands in ``gworkers-shed``.
+
+    step: 1 leaves out the stack trace and cuts the error's text, 2 the message's own headers too, 3
+    all that is not needed to tell where it came from and why it failed, 4 all but the reason.
+    """
+    topic, partition, key, value, headers, timestamp = row
+    kept = []
+    for name, content in headers:
+        ours = name.startswith((SPRING, OURS))
+        if (
+            name in (SPRING + "exception-stacktrace", OURS + "shed")
+            or (step > 1 and not ours)
+            or (step > 2 and name not in (NEEDED if step == 3 else (OURS + "reason",)))
+        ):
+            continue
+        kept.append((name, (content or b"")[:200] if name == SPRING + "exception-message" else content))
+    left_out = ["stacktrace", "headers", "all but the origin", "origin"][:step]
+    return topic, partition, key, value, [*kept, (OURS + "shed", ", ".join(left_out).encode())], timestamp
 
 
 class Breaker:

@@ -16,9 +16,9 @@ import logging
 
 from gworkers import log_context
 from gworkers.config.schema import Config
-from gworkers.errors import BreakerError, FatalError, MessageError, PassedOverError, RecordTooLargeError, one_line
+from gworkers.errors import BreakerError, FatalError, MessageError, PassedOverError, RecordTooLargeError, SendError, one_line
 from gworkers.events import Events
-from gworkers.handlers.job import Job
+from gworkers.handlers.job import Job, Row
 from gworkers.loop import Fatal, Loop
 from gworkers.pipeline import dead_letters, retry_topics
 from gworkers.pipeline.delivery import Delivery
@@ -136,7 +136,7 @@ class Outcomes:
         partition = job.partition
         error = job.error
         assert error is not None
-        job.rows = None
+        rows, job.rows = job.rows, None
         if not self._counts(job):
             self._ledger.give_back((job,))
             return False
@@ -145,7 +145,7 @@ class Outcomes:
             self._delivery.finish(job)
             return False
         if job.dead:
-            self._stop_for(job, f"its dead letter cannot be sent to {partition.route.config.dead_letter}: {error}")
+            self._letter_failed(job, rows or [], error)
             return False
         delay = delay_of(job)
         if delay is not None:
@@ -208,13 +208,26 @@ class Outcomes:
             extra=log_context.about(job),
         )
         self._events.failed.send(job, error)
-        job.dead = True
-        job.rows = [dead_letters.letter(job, topic, self._group)]
+        self._send_letter(job, dead_letters.letter(job, topic, self._group))
+
+    def _send_letter(self, job: Job, row: Row) -> None:
+        job.dead += 1
+        job.rows = [row]
         job.error = None
         try:
             self._delivery.send(job)
-        except MessageError as too_large:
-            self._stop_for(job, f"its dead letter cannot be sent to {topic}: {too_large}")
+        except RecordTooLargeError as too_large:
+            job.error = too_large
+            self.fail(job)
+
+    def _letter_failed(self, job: Job, rows: list[Row], error: BaseException) -> None:
+        """A letter that is too large sheds what is not the message; for anything else the process
+        ends, because the message has nowhere to go."""
+        too_large = isinstance(error, RecordTooLargeError) or (isinstance(error, SendError) and error.too_large)
+        if too_large and rows and job.dead <= dead_letters.SHEDDABLE:
+            self._send_letter(job, dead_letters.shed(rows[0], job.dead))
+            return
+        self._stop_for(job, f"its dead letter cannot be sent to {job.partition.route.config.dead_letter}: {error}")
 
     def _stop_for(self, job: Job, why: str) -> None:
         self._ledger.give_back((job,))  # nothing will come of it here: the drain need not wait for it

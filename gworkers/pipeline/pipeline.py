@@ -147,6 +147,11 @@ class Pipeline:
         return self._delivery.uncommitted + sum(partition.in_flight for partition in self._partitions.values())
 
     @property
+    def over(self) -> bool:
+        """Whether nothing will be settled any more, so that there is nothing to wait for."""
+        return self._delivery.over
+
+    @property
     def running(self) -> list[Job]:
         """The jobs in the hands of the executor."""
         return self._runner.jobs

@@ -108,9 +108,12 @@ class Producer:
         self._client = client
         generation = self._generation
 
-        def heard(jobs: Sequence[Job], errors: Callable[[int], BaseException] | None) -> None:
+        def heard(jobs: Sequence[Job], rows: Sequence[Row], errors: Callable[[int], BaseException] | None) -> None:
             if generation == self._generation:
-                self._heard(jobs, errors)
+                if errors is None:
+                    self._acknowledged(jobs)
+                else:
+                    self._not_taken(jobs, rows, errors)
 
         self._hear = heard
         client.hold_back(self._membership.sure, ASK_AGAIN)
@@ -152,11 +155,7 @@ class Producer:
         job.unacknowledged = len(rows)
         self.unacknowledged += len(rows)
         for row in rows:
-            topic = self._topics.get(row[0]) or self._look_up(row[0])
-            if topic.waiting is not None:
-                topic.waiting.append((row, job))
-            else:
-                self._add(topic, row, job)
+            self._add(self._topics.get(row[0]) or self._look_up(row[0]), row, job)
 
     def drop(self, partitions: Collection[Partition]) -> list[Job]:
         """Take out the rows of fenced partitions that have not been handed to kafka-python. Returns
@@ -190,6 +189,9 @@ class Producer:
         number, key = row[1], row[2]
         if topic.error is not None:
             self._refuse(job, topic.error)
+            return
+        if topic.waiting is not None:
+            topic.waiting.append((row, job))
             return
         if number is None:
             if key is None:
@@ -250,32 +252,39 @@ class Producer:
 
     # -- what became of them
 
-    def _heard(self, jobs: Sequence[Job], errors: Callable[[int], BaseException] | None) -> None:
-        """On the Sender greenlet; nothing here waits."""
-        if errors is None:
-            count = len(jobs)
-            self.sent += count
-            self.unacknowledged -= count
-            whole: list[Job] = []
-            done = whole.append
-            for job in jobs:
-                job.unacknowledged -= 1
-                if not job.unacknowledged:
-                    if job.error is None:
-                        done(job)
-                    else:
-                        self._receiver.refused(job)
-            if whole:
-                self._receiver.acknowledged(whole)
-            return
-        for index, job in enumerate(jobs):
+    # Both are called on the Sender greenlet; nothing in them waits.
+
+    def _acknowledged(self, jobs: Sequence[Job]) -> None:
+        count = len(jobs)
+        self.sent += count
+        self.unacknowledged -= count
+        whole: list[Job] = []
+        done = whole.append
+        for job in jobs:
+            job.unacknowledged -= 1
+            if not job.unacknowledged:
+                if job.error is None:
+                    done(job)
+                else:
+                    self._receiver.refused(job)
+        if whole:
+            self._receiver.acknowledged(whole)
+
+    def _not_taken(self, jobs: Sequence[Job], rows: Sequence[Row], errors: Callable[[int], BaseException]) -> None:
+        """A batch was refused for good: those of its rows that the broker names, for what they are;
+        the others are sent again as they are, which ends because each time some are named."""
+        for index, (job, row) in enumerate(zip(jobs, rows, strict=True)):
             error = errors(index)
             kind = classify(error)
+            if kind is Kind.NEIGHBOUR_REFUSED and job.partition.active:
+                self._add(self._topics.get(row[0]) or self._look_up(row[0]), row, job)
+                continue
             sentence = SendError(f"the broker refused the result: {one_line(error)}")
-            sentence.retriable = kind is not Kind.RECORD_REFUSED
-            sentence.of_message = kind is Kind.RECORD_REFUSED or (
-                kind in (Kind.TOPIC_NOT_ALLOWED, Kind.TOPIC_REFUSED) and any(row[0] in str(error) for row in job.rows or ())
-            )
+            sentence.too_large = kind is Kind.RECORD_TOO_LARGE
+            sentence.of_message = kind in (Kind.RECORD_REFUSED, Kind.RECORD_TOO_LARGE)
+            sentence.retriable = not sentence.of_message
+            if kind in (Kind.TOPIC_NOT_ALLOWED, Kind.TOPIC_REFUSED):
+                sentence.of_message = row[0] in str(error)
             self._refuse(job, sentence)
 
     def _refuse(self, job: Job, error: SendError) -> None:

@@ -141,7 +141,7 @@ class Process:
         if error is not None and not isinstance(error, RestartError):
             grace = min(ERROR_GRACE, grace)
         deadline = time.monotonic() + grace
-        while pipeline.unsettled and time.monotonic() < deadline:
+        while pipeline.unsettled and not pipeline.over and time.monotonic() < deadline:
             gevent.sleep(DRAIN_INTERVAL)
         unsettled = pipeline.unsettled
         for job in pipeline.running[:NAMED_AT_MOST] if unsettled else ():

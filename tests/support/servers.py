@@ -57,7 +57,13 @@ def create_topic(kafka: str, name: str, partitions: int = 4, copies: int = 1, **
 def produce(kafka: str, topic: str, messages: Iterable[tuple[bytes | None, bytes | None]], **options: Any) -> int:
     """Send (key, value) pairs, with Kafka's own partitioning; returns how many."""
     producer = confluent_kafka.Producer(
-        {"bootstrap.servers": kafka, "partitioner": "murmur2_random", "linger.ms": 5, "queue.buffering.max.messages": 2_000_000}
+        {
+            "bootstrap.servers": kafka,
+            "partitioner": "murmur2_random",
+            "linger.ms": 5,
+            "queue.buffering.max.messages": 2_000_000,
+            "message.max.bytes": 2**21,
+        }
     )
     count = 0
     for key, value in messages:

@@ -151,6 +151,16 @@ def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
             "or leave it out",
         ),
         (
+            GOOD.replace("topics: [orders]", "pattern: '^orders.*'") + "    dead_letter: orders.dead\n",
+            "app.yaml:7: routes.price.dead_letter: the route's pattern matches orders.dead, so every message would come back to it; "
+            "name another topic or a narrower pattern",
+        ),
+        (
+            GOOD
+            + "    output: a\n  b: {topics: [a], handler: 'a:b', output: c}\n  c: {pattern: '^c', handler: 'a:b', dead_letter: orders}\n",
+            "app.yaml:7: routes.price.output: what is sent to a comes back to this route over b and c, for ever; break the circle",
+        ),
+        (
             GOOD + "    batch: {by: key}\n",
             "app.yaml:7: routes.price.batch.by: batches of a key keep its order; write order: key, not none",
         ),

@@ -125,7 +125,15 @@ def test_a_block_grows_with_the_speed_of_its_handler() -> None:
 
 
 def test_patterns_match_from_the_beginning_as_kafka_does() -> None:
-    model = schema.Route.model_validate({"pattern": "orders\\..*", "handler": "a:b"})
-    route = routes.compile_route("r", model, lambda value: None, CODECS["bytes"].decode, CODECS["bytes"].encode)
-    assert route.consumes("orders.eu")
-    assert not route.consumes("old.orders.eu")
+    route = route_of(topics=[], pattern="orders\\..*")
+    assert routes.route_of([route], "orders.eu") is route
+    assert routes.route_of([route], "old.orders.eu") is None
+
+
+def test_a_topic_goes_to_the_route_that_names_it_and_patterns_take_up_nothing_that_has_failed() -> None:
+    wild = route_of(topics=[], pattern=".*", output="priced", dead_letter="wild.dead")
+    named = route_of(topics=["orders"], dead_letter="orders.dead", retry={"topics": ["1m"]})
+    all_of_them = [wild, named]
+    found = {name: routes.route_of(all_of_them, name) for name in ("orders", "orders.retry.1m", "refunds")}
+    assert found == {"orders": named, "orders.retry.1m": named, "refunds": wild}
+    assert [routes.route_of(all_of_them, name) for name in ("orders.dead", "wild.dead", "priced")] == [None] * 3
