@@ -33,7 +33,7 @@ setup(
         "snappy": ["python-snappy>=0.7"],
         "zstd": ["zstandard>=0.20"],
     },
-    entry_points={"console_scripts": ["gworkers = gworkers.cli.main:main"]},
+    entry_points={"console_scripts": ["gworkers = gworkers.__main__:main"]},
     keywords=["kafka", "gevent", "worker", "consumer", "concurrency"],
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -66,17 +66,33 @@ def _encode_text(value: Any) -> bytes:
     return value.encode()
 
 
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_to_ascii_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def _encode_json(value: Any) -> bytes:
-    return _to_json(value).encode()
+    """Valid JSON (RFC 8259), or ValueError: infinity and NaN are none."""
+    try:
+        return _to_json(value).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can say as an escape alone
+        return _to_ascii_json(value).encode()
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_from_json = json.JSONDecoder(parse_constant=_no_constant).decode
+
+
+def _decode_json(value: bytes) -> Any:
+    return _from_json(value.decode(json.detect_encoding(value), "surrogatepass"))
 
 
 CODECS: dict[str, Codec] = {
     "bytes": Codec(Decoder(_identity), _encode_bytes),
     "text": Codec(Decoder(bytes.decode), _encode_text),
-    "json": Codec(Decoder(json.loads), _encode_json),
+    "json": Codec(Decoder(_decode_json), _encode_json),
 }
 
 

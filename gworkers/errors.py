@@ -26,6 +26,15 @@ class GworkersError(Exception):
     status: Exit = Exit.INTERNAL
 
 
+class StopAsked(SystemExit):
+    """A signal has asked a server to stop that was starting: raised wherever it stands, also in the
+    application's own code, and by gevent's hub in the main greenlet. name: the signal's."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(int(Exit.OK))
+        self.name = name
+
+
 class UsageError(GworkersError):
     status = Exit.USAGE
 

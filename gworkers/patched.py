@@ -8,7 +8,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
-from gworkers.cli.main import main  # noqa: E402 - nothing may be imported before the patch
+from gworkers.__main__ import main  # noqa: E402 - nothing may be imported before the patch
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,5 @@
-"""``/healthz`` (the process lives) and ``/readyz`` (it has partitions)."""
+"""``/healthz`` (the process lives) and ``/readyz`` (it is a member of its group, with partitions or
+standing by for them)."""
 
 from __future__ import annotations
 
@@ -14,5 +15,4 @@ def healthy(snapshot: Snapshot) -> Answer:
 
 
 def ready(snapshot: Snapshot) -> Answer:
-    count = len(snapshot.partitions)
-    return Answer.of(count > 0, {"partitions": count})
+    return Answer.of(snapshot.joined, {"partitions": len(snapshot.partitions)})

@@ -10,13 +10,14 @@ from gworkers.cli.common import configured, examples
 from gworkers.config.load import load
 from gworkers.errors import ConfigError
 from gworkers.handlers import loading
-from gworkers.kafka import options
+from gworkers.kafka import options, versions
 
 
 @click.command(epilog=examples("gworkers check -c conf/app.yaml", "gworkers check -c conf/app.yaml --set executor=greenlet"))
 @configured
 def check(file: Path, overrides: tuple[str, ...]) -> None:
     """Check a configuration: its keys, its handlers, what contradicts itself. Kafka is not asked."""
+    versions.check()
     loaded = load(file, overrides)
     problems = list(options.problems(loaded))
     try:

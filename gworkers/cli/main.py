@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -46,8 +47,12 @@ class _DefaultGroup(click.Group):
     no_args_is_help=True,
 )
 @click.version_option(gworkers.__version__, prog_name="gworkers", message="%(prog)s %(version)s")
-def gworkers_command() -> None:
+@click.pass_context
+def gworkers_command(context: click.Context) -> None:
     """Concurrent workers between Kafka topics and ordinary synchronous functions."""
+    if context.invoked_subcommand != "run":  # a server has handlers of its own, the other commands none
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 for command in (run, check, config, send, tail, lag, dead_letters):

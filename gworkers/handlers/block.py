@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections import deque
 from typing import Any
@@ -205,12 +206,29 @@ _forked = False  # True in a child process that a handler has forked
 def watch_forks() -> None:
     """From now on a child that a handler forks, and that comes back from the handler, ends there:
     it is no second server."""
-    os.register_at_fork(after_in_child=_mark_child)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_mark_child)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _hold_signals() -> None:
+    """One that comes before the child has handlers of its own must not be lost in ours."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _let_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _mark_child() -> None:
+    """A child ends at a signal as any process does: our handlers are for the server."""
     global _forked
     _forked = True
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _let_signals()
 
 
 def _end_child(job: Job) -> None:

@@ -6,16 +6,20 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import gevent.events
 
 from gworkers.codecs import CODECS, Decoder, Encode, custom_encoder
 from gworkers.config.load import Loaded
 from gworkers.config.yaml import KeyPath, dotted
-from gworkers.errors import ConfigError, Problem
+from gworkers.errors import ConfigError, Problem, StopAsked
 from gworkers.handlers.routes import Route, compile_route
 
 
@@ -44,7 +48,7 @@ def resolve(path: str) -> Any:
     except SyntaxError as error:
         raise _ImportProblem(f"{error.filename}:{error.lineno}: {error.msg}") from None
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, (KeyboardInterrupt, StopAsked)):
             raise
         told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise _ImportProblem(f"the module {module_name} fails while being imported, at {_at(error, module_name)}: {told}") from None
@@ -115,10 +119,50 @@ def _exception(path: str) -> type[BaseException]:
     return value
 
 
+class _PatchWatch:
+    """Notes who has gevent patch the standard library while the application is imported."""
+
+    def __init__(self) -> None:
+        self.where: str | None = None
+
+    def __call__(self, event: Any) -> None:
+        if self.where is None and isinstance(event, gevent.events.GeventWillPatchModuleEvent) and event.module_name == "threading":
+            frames = traceback.extract_stack()
+            inside = [index for index, frame in enumerate(frames) if os.path.join("gevent", "monkey") in frame.filename]
+            caller = frames[inside[0] - 1]
+            self.where = f"{caller.filename}:{caller.lineno}"
+
+
+@contextmanager
+def _unpatched(loaded: Loaded, problems: list[Problem]) -> Iterator[None]:
+    """With ``executor: thread`` nothing that is imported may patch the standard library: patched locks
+    hang when native threads contend for them."""
+    watch = _PatchWatch()
+    gevent.events.subscribers.append(watch)
+    try:
+        yield
+    finally:
+        gevent.events.subscribers.remove(watch)
+    if loaded.config.executor == "thread" and watch.where is not None:
+        text = (
+            f"{watch.where} calls gevent.monkey.patch_all, and patched locks hang when the native threads of executor: thread "
+            "contend for them; take the call away, or set executor: greenlet"
+        )
+        problems.append(Problem(loaded.document.where(("executor",)), "executor", text))
+
+
 def load_routes(loaded: Loaded) -> list[Route]:
     """The routes with everything they name imported. Raises ConfigError with every problem found."""
     put_on_path(loaded)
     problems: list[Problem] = []
+    with _unpatched(loaded, problems):
+        found = _load(loaded, problems)
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+def _load(loaded: Loaded, problems: list[Problem]) -> list[Route]:
 
     def find(kind: Callable[[str], Any], path: str, *key: str | int) -> Any:
         try:
@@ -139,8 +183,6 @@ def load_routes(loaded: Loaded) -> list[Route]:
             found.append(compile_route(name, config, handler, decoder, encode, only=only, never=never))
     if loaded.config.app.setup is not None:
         find(_callable, loaded.config.app.setup, "app", "setup")
-    if problems:
-        raise ConfigError(*problems)
     return found
 
 

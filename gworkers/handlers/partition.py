@@ -35,6 +35,7 @@ class Partition:
     """
 
     __slots__ = (
+        "__weakref__",
         "active",
         "aside",
         "buffered",

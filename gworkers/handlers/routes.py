@@ -137,7 +137,7 @@ def compile_route(
     """The Route for a configuration whose names have been resolved."""
     as_message = config.pass_ == "message"
     timeout = config.timeout
-    rows_of = _rows_of(config.output, encode)
+    rows_of = _rows_of(config.output, encode, empty_is_nothing=config.encode != "json" or _returns_records(handler))
     decode, wants = decoder.function, decoder.wants
 
     check = _checks(config)
@@ -274,8 +274,14 @@ def _headers_of(record: Record) -> list[tuple[str, bytes | None]]:
     return found
 
 
-def _rows_of(output: str | None, encode: Encode) -> Callable[[Job, Any], list[Row] | None]:
-    """What turns a handler's result into rows."""
+def _returns_records(handler: Callable[[Any], Any]) -> bool:
+    """Whether a handler says in its annotation that it returns Records."""
+    annotation = getattr(handler, "__annotations__", {}).get("return")
+    return annotation is not None and "Record" in (annotation if isinstance(annotation, str) else repr(annotation))
+
+
+def _rows_of(output: str | None, encode: Encode, *, empty_is_nothing: bool) -> Callable[[Job, Any], list[Row] | None]:
+    """What turns a handler's result into rows. empty_is_nothing: an empty list is one of Records."""
 
     def value_of(result: Any) -> bytes | None:
         try:
@@ -302,7 +308,7 @@ def _rows_of(output: str | None, encode: Encode) -> Callable[[Job, Any], list[Ro
             if not all(isinstance(record, Record) for record in result):
                 raise EncodeError("the handler returned a list of Records with something else among them")
             return [record_row(job, record) for record in result]
-        if output is None:
+        if output is None or (empty_is_nothing and isinstance(result, list) and not result):
             return None
         return [(output, None, job.key, value_of(result), job.headers, job.timestamp)]
 

@@ -48,6 +48,10 @@ class KafkaMembership:
             self._sure = False
         return self._sure
 
+    def joined(self) -> bool:
+        """Whether this process is a member of the group, with partitions or without."""
+        return bool(self._coordinator.state == self._stable)
+
     def join(self) -> None:
         """Join the group anew, if that is needed. Blocks, for JOIN_MS at the most: a ``poll()``
         gives up a join sooner, and one that is done when nobody waits for it is begun again, which

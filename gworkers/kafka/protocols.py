@@ -53,6 +53,9 @@ class Membership(Protocol):
     def sure(self) -> bool:
         """Whether results may be sent."""
 
+    def joined(self) -> bool:
+        """Whether this process is a member of the group, with partitions or without."""
+
     def fenced(self) -> bool:
         """Whether another process has joined under this one's group_instance_id."""
 

@@ -37,7 +37,12 @@ def installed() -> str:
 
 
 def check() -> None:
-    """Raises UnavailableError when the installed kafka-python is not one whose inside is known."""
+    """Raises UnavailableError when the installed kafka-python is not one whose inside is known, or
+    cannot work in this process."""
+    if not __debug__:
+        raise UnavailableError(
+            "Python runs with -O or PYTHONOPTIMIZE, which leaves out statements that kafka-python needs to reach Kafka; start it without"
+        )
     version = tuple(int(part) for part in installed().split(".")[:3] if part.isdigit())
     if not KNOWN[0] <= version < KNOWN[1]:
         first, end = (".".join(map(str, bound)) for bound in KNOWN)

@@ -8,18 +8,26 @@ has come or a limit has room: nothing that waits holds a worker.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
+from gworkers import log_context
 from gworkers.config import schema
-from gworkers.config.units import Rate
+from gworkers.config.units import Rate, format_duration
 from gworkers.handlers import batches
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.handlers.routes import Route
 from gworkers.loop import Fatal, after
 from gworkers.pipeline.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+#: A wait that is longer than this, in seconds, and than the route's delay, is told.
+LONG_WAIT = 86_400.0
 
 #: The shortest wait for a rate, in seconds: at high rates several messages are let go at once.
 SHORTEST_WAIT = 0.005
@@ -69,6 +77,7 @@ class Pacing:
         self._limits = {name: NamedLimit(count) for name, count in limits.items()}
         now = time.monotonic()
         self._buckets = {route.name: Bucket(route.config.rate, now) for route in routes if route.config.rate is not None}
+        self._said: WeakKeyDictionary[Partition, int] = WeakKeyDictionary()  # the message that has been said to wait long
         self._timers: dict[Partition, float] = {}  # time.monotonic() when each of these is looked at again
         self._uses = {route.name: [self._limits[name] for name in route.config.uses] for route in routes}
         scheduler.forming.subscribe(self._form)
@@ -81,7 +90,8 @@ class Pacing:
         if partition.delay:
             count, wait = _due(partition, count, time.time())
             if not count:
-                self._later(partition, wait)
+                self._say_long(partition, wait)
+                self._later(partition, min(wait, LONG_WAIT))
                 return 0
         for limit in self._uses[route.name]:
             if limit.used >= limit.count:
@@ -100,6 +110,20 @@ class Pacing:
                 return 0
         partition.since = None
         return count
+
+    def _say_long(self, partition: Partition, wait: float) -> None:
+        """A timestamp that is not in milliseconds stops its partition for years: say so, once."""
+        job = partition.ready[0]
+        if wait > LONG_WAIT and wait > 1.01 * partition.delay and job.offset != self._said.get(partition):
+            self._said[partition] = job.offset
+            log.warning(
+                "waits %.0f days for its turn, and holds up its partition: its timestamp is %d, in milliseconds since the epoch, "
+                "and the delay %s",
+                wait / 86_400,
+                job.timestamp,
+                format_duration(partition.delay),
+                extra=log_context.about(job),
+            )
 
     def _batch(self, partition: Partition, batch: schema.Batch, most: int) -> int:
         """How many of what is ready make a batch that may go now: a full one, or what has come when

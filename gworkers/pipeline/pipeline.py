@@ -191,6 +191,7 @@ class Pipeline:
             last_poll_age=now - consumer.last_poll,
             last_message_age=now - consumer.last_message,
             connected=self._group.connected,
+            joined=self._group.membership.joined(),
         )
 
     def _partition(self, tp: TopicPartition, partition: Partition) -> PartitionSnapshot:

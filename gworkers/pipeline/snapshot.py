@@ -58,8 +58,9 @@ class Snapshot:
     last_poll_age: float
     last_message_age: float
     connected: bool
+    joined: bool  # a member of the group, with partitions or standing by
 
     @property
     def idle(self) -> bool:
         """Nothing is in the process and nothing waits in Kafka."""
-        return not self.buffered_messages and not self.unsettled and bool(self.partitions) and self.backlog == 0
+        return not self.buffered_messages and not self.unsettled and self.joined and self.backlog == 0

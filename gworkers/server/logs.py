@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.config
@@ -55,6 +56,38 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
+
+
+def enable() -> None:
+    """Let this program's loggers speak again: ``logging.config.dictConfig`` of an application
+    disables by default all that were there before it."""
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and (name == "gworkers" or name.startswith("gworkers.")):
+            logger.disabled = False
+
+
+def last_words(text: str) -> None:
+    """Log why the process ends; on standard error itself where no handler would write it there."""
+    enable()
+    logger = logging.getLogger("gworkers")
+    for line in text.splitlines():
+        logger.error("%s", line)
+    if not _heard(logger):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write("".join(f"gworkers: {line}\n" for line in text.splitlines()))
+            sys.stderr.flush()
+
+
+def _heard(logger: logging.Logger) -> bool:
+    """Whether an error of this logger reaches the terminal or a file."""
+    if not logger.isEnabledFor(logging.ERROR):
+        return False
+    at: logging.Logger | None = logger
+    while at is not None:
+        if any(handler.level <= logging.ERROR and not isinstance(handler, logging.NullHandler) for handler in at.handlers):
+            return True
+        at = at.parent if at.propagate else None
+    return False
 
 
 def configure(config: schema.Logging) -> None:

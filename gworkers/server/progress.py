@@ -29,8 +29,8 @@ class Progress:
     def __init__(self, snapshot: Callable[[], Snapshot], sample: int, fatal: Fatal, stream: TextIO | None = None) -> None:
         self._snapshot = snapshot
         self._sample = sample
-        self._stream = stream if stream is not None else sys.stderr
-        self._live = self._stream.isatty()
+        self._stream = stream if stream is not None else sys.stderr  # None where it was closed at the start
+        self._live = self._stream is not None and self._stream.isatty()
         self._shown = False
         self._last = self._said = (time.monotonic(), 0)  # when figures were taken, and logged, and how many were done then
         self._rate = 0.0
@@ -69,9 +69,16 @@ class Progress:
 
     def clear(self) -> None:
         if self._shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            self._write("\r\x1b[K")
             self._shown = False
+
+    def _write(self, text: str) -> None:
+        """A terminal that has gone is no reason to end a server."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._live = self._shown = False
 
     def _run(self) -> None:
         while True:
@@ -86,9 +93,8 @@ class Progress:
         if self._begun is None and snapshot.polled:
             self._begun = then
         if self._live:
-            self._stream.write(f"\r\x1b[K{self.figures(snapshot)}")
-            self._stream.flush()
             self._shown = True
+            self._write(f"\r\x1b[K{self.figures(snapshot)}")
         elif now - self._said[0] >= LOG_INTERVAL and done != self._said[1]:
             log.info("%s", self.figures(snapshot))
             self._said = now, done

@@ -8,12 +8,16 @@ known, removed at the end. A file whose process has ended is ignored.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger("gworkers")
 
 
 def _folder() -> Path:
@@ -27,15 +31,23 @@ def _file(config: Path) -> Path:
 
 
 def write(config: Path, facts: dict[str, Any]) -> None:
-    """Leave facts about this process, which runs the configuration file ``config``."""
-    folder = _folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        return  # somebody else's folder by our name: better no file than one they can read
-    target = _file(config)
-    temporary = target.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps({"pid": os.getpid(), "config": str(config.resolve()), **facts}))
-    temporary.replace(target)
+    """Leave facts about this process, which runs the configuration file ``config``. Where that
+    cannot be done the server goes on without, and says so: nothing in it needs the file."""
+    try:
+        folder = _folder()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "it is another user's", str(folder))
+        target = _file(config)
+        temporary = target.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps({"pid": os.getpid(), "config": str(config.resolve()), **facts}))
+        temporary.replace(target)
+    except OSError as error:
+        log.warning(
+            "other commands will not find this server, because %s cannot be written: %s; set XDG_RUNTIME_DIR to a folder of this user's",
+            error.filename or _folder(),
+            error.strerror or error,
+        )
 
 
 def read(config: Path) -> dict[str, Any] | None:
@@ -52,5 +64,5 @@ def remove(config: Path) -> None:
     """Take the file away, if it is this process's."""
     facts = read(config)
     if facts is not None and facts["pid"] == os.getpid():
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             _file(config).unlink()

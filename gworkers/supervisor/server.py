@@ -12,6 +12,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from gworkers.admin.server import Admin
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
 from gworkers.config.units import format_duration
-from gworkers.errors import ConfigError, Exit, GworkersError
+from gworkers.errors import ConfigError, Exit, GworkersError, StopAsked
 from gworkers.handlers import loading
 from gworkers.handlers.routes import Route
 from gworkers.kafka import embedded, options, versions
@@ -34,6 +37,28 @@ from gworkers.server.watch import Watch
 from gworkers.supervisor import run_file
 
 log = logging.getLogger("gworkers")
+
+
+#: What asks a server to stop.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """While a server starts, SIGTERM and SIGINT end it at once: there is nothing to drain."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise StopAsked(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Server:
@@ -66,14 +91,21 @@ class Server:
         logs.configure(self._config.logging)
         unsettled, committed = 0, True
         try:
-            process = self._start()
+            with _stopped_by_signals():
+                process = self._start()
+                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until somebody drains when they come
+            self._catch_signals()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            process.start()
             self._stop_asked.wait()
             unsettled = process.drain(self._error)
         except GworkersError as error:
-            for line in str(error).splitlines():
-                log.error("%s", line)
+            logs.last_words(str(error))
             self._error = error
+        except StopAsked as signalled:
+            log.info("%s: stopped before it had begun", signalled.name)
         except Exception as error:
+            logs.enable()
             log.exception("an error inside gworkers; please report it")
             self._error = error
         finally:
@@ -88,7 +120,7 @@ class Server:
         """Stop because of an error; the first one is what the process ends with."""
         if self._error is None:
             self._error = error
-            log.error("%s", error)
+            logs.last_words(str(error))
         self._stop_asked.set()
 
     # -- start
@@ -97,12 +129,13 @@ class Server:
         check_executor(self._loaded)
         versions.check()
         routes = loading.load_routes(self._loaded)
+        logs.enable()
         problems = list(options.problems(self._loaded))
         if problems:
             raise ConfigError(*problems)
-        self._catch_signals()
         servers = self._servers()
         process = self.process = Process(self._loaded, routes, servers, 0, self.fail)
+        logs.enable()  # app.setup has run
         if self._config.admin.bind is not None:
             self._admin = Admin(self._config.admin.bind, process.pipeline.snapshot)
             self.admin_address = self._admin.start()
@@ -112,7 +145,6 @@ class Server:
         snapshot = process.pipeline.snapshot
         self._watch = Watch(snapshot, process.group, routes, self._until_idle, self.stop, self.fail)
         self._progress = Progress(snapshot, self._fed(), self.fail)
-        process.start()
         self._watch.start()
         self._progress.start()
         return process
@@ -153,7 +185,7 @@ class Server:
         return f"{servers} (embedded, for a first look: nothing in it outlives this process)" if self._embedded else servers
 
     def _catch_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             self._watchers.append(gevent.signal_handler(number, self._signalled, number))
 
     def _signalled(self, number: int) -> None:
