@@ -15,6 +15,9 @@ import pytest
 
 from tests.support.servers import ROOT, until
 
+#: In their order and in one process: each finds the environment as the one before has left it.
+pytestmark = pytest.mark.xdist_group("environment")
+
 OWN = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 BARE = {name: value for name, value in os.environ.items() if name not in OWN}
 
