@@ -196,7 +196,7 @@ def test_a_broker_that_is_too_old_is_told(kafka_servers: str, source: str, outpu
     config["kafka"]["client"] = {"api_version": [2, 4]}
     server = start(config)
     assert server.wait() == 69
-    assert "is of version 2.4, and delivery: exactly-once wants 2.5 or later; upgrade it, or write delivery: at-least-once" in server.log
+    assert "is of version 2.4, and delivery: exactly-once needs 2.5 or later; upgrade it, or write delivery: at-least-once" in server.log
 
 
 @pytest.fixture

@@ -50,7 +50,8 @@ def test_failures_are_tried_again_and_then_dead_lettered(kafka_servers: str, sou
     came = {m.value().decode(): m for m in consume(kafka_servers, source)}
     for word, letter in letters.items():
         told, original = headers_of(letter), came[word]
-        assert (letter.key(), letter.timestamp()) == (b"k", original.timestamp())
+        assert letter.key() == b"k"
+        assert letter.timestamp()[1] >= original.timestamp()[1], "the time of sending"
         assert told["own"] == "1"
         assert [name for name, _ in letter.headers()].count("kafka_dlt-original-topic") == 1
         assert told["kafka_dlt-original-topic"] == source

@@ -40,7 +40,7 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_ends_are_the_ones_in_setup_py(oldest: Path) -> None:
     (wanted,) = [line for line in (ROOT / "setup.py").read_text().splitlines() if "kafka-python[" in line]
     assert ">=3.0.9,<3.1" in wanted
-    assert "kafka-python==3.0.9" in (ROOT / "requirements/oldest.in").read_text()
+    assert "kafka-python==3.0.9" in (ROOT / "requirements/oldest.txt").read_text()
 
 
 def test_the_oldest_version_passes(kafka_servers: str, oldest: Path) -> None:
