@@ -153,27 +153,26 @@ class ExactlyOnce:
             self._out.add(job)
             self._producer.send(job, job.rows)
         else:
-            self._free(job)
+            self.acknowledged((job,))
 
     def acknowledged(self, jobs: Sequence[Job]) -> None:
-        """All results of these jobs are in the transaction."""
+        """All results of these jobs are in the transaction: their lanes may go on. Of an aborted one
+        they may have been free before."""
         self._out.difference_update(jobs)
         if not self._out:
             self._acknowledged.set()
+        finish = self._scheduler.finish
+        freed = []
         for job in jobs:
-            self._free(job)
-
-    def _free(self, job: Job) -> None:
-        """What a job has to send is in the transaction: its lane may go on. Of an aborted one it
-        may have been free before."""
-        for follower in job.followers:  # their result is in this job's
-            self._jobs.append(follower)
-            self._bytes += follower.size
-            self._free(follower)
-        job.followers = ()
-        if not job.freed:
-            self._scheduler.finish(job)
-            self._ledger.free(job)
+            if job.followers:  # their result is in this job's
+                followers, job.followers = job.followers, ()
+                self._jobs += followers
+                self._bytes += sum(follower.size for follower in followers)
+                self.acknowledged(followers)
+            if not job.freed:
+                finish(job)
+                freed.append(job)
+        self._ledger.free(freed)
 
     def refused(self, job: Job) -> None:
         """The broker has refused a result of a job, or dropped it because of another one's: the

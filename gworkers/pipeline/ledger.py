@@ -59,12 +59,13 @@ class Ledger:
         self.bytes += size
         job.partition.buffered += size
 
-    def free(self, job: Job) -> None:
-        """Its results are acknowledged and its offset waits for a commit: only its bytes are still
-        counted."""
-        job.freed = True
-        job.partition.in_flight -= 1
-        self.messages -= 1
+    def free(self, jobs: Sequence[Job]) -> None:
+        """Their results are acknowledged and their offsets wait for a commit: only their bytes are
+        still counted."""
+        for job in jobs:
+            job.freed = True
+            job.partition.in_flight -= 1
+        self.messages -= len(jobs)
         self._wake()
 
     def release(self, jobs: Iterable[Job]) -> None:

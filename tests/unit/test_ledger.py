@@ -54,7 +54,7 @@ class Lives(RuleBasedStateMachine):
     def free(self, data: Any) -> None:
         job = self.pick(data, self.out)
         self.scheduler.finish(job)
-        self.ledger.free(job)
+        self.ledger.free((job,))
         self.freed.append(job)
 
     @precondition(lambda self: self.out)
