@@ -33,7 +33,7 @@ from gworkers.pipeline.idle import Idle
 from gworkers.pipeline.scheduler import Scheduler
 from tests.support import broker
 from tests.support.jobs import job_of, partition_of
-from tests.support.servers import ROOT, Running, configuration, create_topic, produce, unique, until
+from tests.support.servers import ENVIRONMENT, ROOT, Running, configuration, create_topic, produce, unique, until
 
 NOOP = "def handle(value):\n    return value\n"
 WAIT = "import time\n\ndef handle(value):\n    time.sleep(0.005)\n    return value\n"
@@ -269,17 +269,42 @@ def journal_cost(rounds: int = 200, blocks: int = 100) -> float:
         return statistics.median(took[0]) - statistics.median(took[1])
 
 
+def against(servers: str, other: Path, count: int, rounds: int) -> None:
+    """This checkout and another one in turns on one broker: medians of ``rounds``, and ratios."""
+    many, some = fill(servers, count), fill(servers, count // 6)
+    once: dict[str, Any] = {"delivery": "exactly-once", "instance": unique("bench")}
+    rows: dict[str, Callable[[], Result]] = {
+        "no-op, 64": lambda: ours(servers, many, count),
+        "no-op, 64, order: key": lambda: ours(servers, many, count, order="key"),
+        "5 ms, 64": lambda: ours(servers, some, count // 6, WAIT),
+        "exactly-once, no-op, 64": lambda: ours(servers, many, count, **once),
+    }
+    print("| | the other, msgs/s | this one, msgs/s | ratio |\n|---|---:|---:|---:|")
+    for name, row in rows.items():
+        found: dict[Path, list[float]] = {other: [], ROOT: []}
+        for _ in range(rounds):
+            for checkout, rates in found.items():
+                ENVIRONMENT["PYTHONPATH"] = str(checkout)
+                rates.append(row().rate)
+        before, after = statistics.median(found[other]), statistics.median(found[ROOT])
+        print(f"| {name} | {before:,.0f} | {after:,.0f} | {after / before:.2f} |", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--count", type=int, default=120_000)
     parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare with another checkout, in turns")
     options = parser.parse_args()
     kafka = broker.Kafka(group_min_session_timeout_ms="1000")
     kafka.start()
     servers = kafka.servers
     count = options.count
     try:
+        if options.against is not None:
+            against(servers, options.against.resolve(), count, options.rounds)
+            return 0
         many, some = fill(servers, count), fill(servers, count // 3)
         alone = fill(servers, count // 3, partitions=1)
         rows: dict[str, Callable[[], Result]] = {
