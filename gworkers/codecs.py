@@ -79,7 +79,7 @@ def _encode_json(value: Any) -> bytes:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 _from_json = json.JSONDecoder(parse_constant=_no_constant).decode

@@ -45,7 +45,7 @@ class Expression:
         try:
             tree = ast.parse(text.strip(), mode="eval")
         except SyntaxError as error:
-            raise ValueError(f"{text!r} is no expression: {error.msg}; write for example headers.kind == 'order'") from None
+            raise ValueError(f"{text!r} is not an expression: {error.msg}; write for example headers.kind == 'order'") from None
         self._test = self._compile(tree.body)
 
     def matches(self, look: Look) -> bool:

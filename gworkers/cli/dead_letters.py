@@ -21,7 +21,7 @@ from gworkers.config.units import parse_rate
 from gworkers.errors import UnavailableError, UsageError
 from gworkers.expressions import Expression, text_of
 from gworkers.kafka import green
-from gworkers.pipeline.dead_letter_store import NAMES, DeadLetterStore, Letter
+from gworkers.pipeline.dead_letter_store import WHERE_NAMES, DeadLetterStore, Letter
 from gworkers.pipeline.dead_letters import OURS, SPRING
 from gworkers.pipeline.pacing import Bucket
 
@@ -64,7 +64,7 @@ def _chooser(
     after = moment(since, "--since") if since is not None else None
     before = moment(until, "--until") if until is not None else None
     try:
-        expression = Expression(where, NAMES) if where is not None else None
+        expression = Expression(where, WHERE_NAMES) if where is not None else None
     except ValueError as error:
         raise UsageError(f"--where: {error}") from None
 
@@ -128,8 +128,8 @@ class _Boxes:
             with closing(box):
                 yield box
 
-    def chosen(self, box: DeadLetterStore, *, settled: bool = False) -> Iterator[Letter]:
-        for letter in box.letters(settled=settled):
+    def chosen(self, box: DeadLetterStore, *, dealt_with: bool = False) -> Iterator[Letter]:
+        for letter in box.letters(dealt_with=dealt_with):
             if self._limit is not None and self.found >= self._limit:
                 return
             if self._chosen(letter):
@@ -145,13 +145,13 @@ class _Boxes:
     )
 )
 @filtered
-@click.option("--all", "settled", is_flag=True, help="Also those that have been replayed or dropped.")
+@click.option("--all", "dealt_with", is_flag=True, help="Also those that have been replayed or dropped.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def ls(settled: bool, as_json: bool, **options: Any) -> None:
+def ls(dealt_with: bool, as_json: bool, **options: Any) -> None:
     """List dead letters that have not been dealt with."""
     boxes = _Boxes(**options)
     for box in boxes.open():
-        for number, letter in enumerate(boxes.chosen(box, settled=settled)):
+        for number, letter in enumerate(boxes.chosen(box, dealt_with=dealt_with)):
             if as_json:
                 click.echo(json.dumps(_as_json(letter), ensure_ascii=False))
                 continue
@@ -159,7 +159,7 @@ def ls(settled: bool, as_json: bool, **options: Any) -> None:
                 click.echo(f"{box.topic}\n{'ID':<12} {'FAILED AT':<19} {'ROUTE':<14} {'REASON':<12} {'FROM':<28} {'KEY':<16} ERROR")
             key = _cut(text_of(letter.record.key) or "-", 16)
             told = f"{letter.exception.rpartition('.')[2]}: {' '.join(letter.error.split())}"
-            state = " (dealt with)" if letter.settled else ""
+            state = " (dealt with)" if letter.dealt_with else ""
             click.echo(
                 f"{letter.id:<12} {_time(letter.failed_at):<19} {letter.route:<14} {letter.reason:<12} {letter.origin:<28} {key:<16} "
                 f"{_cut(told, 80)}{state}"
@@ -178,9 +178,9 @@ def show(letter_id: str, topic: str | None, file: Path, overrides: tuple[str, ..
     nothing = dict.fromkeys(("route", "reason", "exception", "key", "since", "until", "where"))
     boxes = _Boxes(file, overrides, topic, 1, ids=(letter_id,), **nothing)
     for box in boxes.open():
-        for letter in boxes.chosen(box, settled=True):
+        for letter in boxes.chosen(box, dealt_with=True):
             record = letter.record
-            click.echo(f"{box.topic} {letter.id}{' (dealt with)' if letter.settled else ''}")
+            click.echo(f"{box.topic} {letter.id}{' (dealt with)' if letter.dealt_with else ''}")
             click.echo(f"from      {letter.origin}, written {_time(letter.number(SPRING + 'original-timestamp') or -1)}")
             click.echo(f"failed    {_time(letter.failed_at)}, route {letter.route}, reason {letter.reason}, attempts {_attempts(letter)}")
             click.echo(f"key       {text_of(record.key) if record.key is not None else '(none)'}")
@@ -299,7 +299,7 @@ def _as_json(letter: Letter) -> dict[str, Any]:
         "key": text_of(record.key),
         "headers": {name: text_of(value) for name, value in letter.own_headers},
         "value": text_of(record.value),
-        "settled": letter.settled,
+        "dealt_with": letter.dealt_with,
     }
 
 

@@ -116,7 +116,7 @@ class _Reader:
                 try:
                     text = file.read_text().rstrip("\r\n")
                 except (OSError, UnicodeDecodeError) as error:
-                    reason = error.strerror if isinstance(error, OSError) else "it is no text"
+                    reason = error.strerror if isinstance(error, OSError) else "it is not text"
                     self.problems.append(Problem(line, dotted(path), f"the file {file} cannot be read: {reason}"))
                     return ""
                 self.document.origins[path] = f"{line} from {file}"
@@ -147,7 +147,7 @@ def _parse(text: str, name: str) -> yaml.Node | None:
         told = f"{problem} ({context})" if context else problem
         if mark is not None and "${" in "".join(text.splitlines()[mark.line : mark.line + 1]):
             told += '; inside { } a variable needs quotes: "${NAME}"'
-        raise ConfigError(Problem(where, "", f"this is no YAML: {told}")) from None
+        raise ConfigError(Problem(where, "", f"this is not YAML: {told}")) from None
     finally:
         loader.dispose()
     return node
@@ -178,7 +178,7 @@ def read_file(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[
     except IsADirectoryError:
         raise ConfigError(Problem(name, "", "this is a folder; name the file in it with -c FILE")) from None
     except UnicodeDecodeError:
-        raise ConfigError(Problem(name, "", "this is no text; the configuration is YAML in UTF-8")) from None
+        raise ConfigError(Problem(name, "", "this is not text; the configuration is YAML in UTF-8")) from None
     except OSError as error:
         raise ConfigError(Problem(name, "", f"the file cannot be read: {error.strerror}")) from None
     return read_text(text, name, path.parent, environment)

@@ -79,7 +79,7 @@ class HubWatchdog:
             gevent.sleep(WATCH_INTERVAL)
             seen = self._take_seen()
             if seen is not None:
-                log.warning("for %.1f s nothing else had a turn, heartbeats neither: held by %s", time.monotonic() - seen[0], seen[1])
+                log.warning("nothing else ran for %.1f s, not even heartbeats; the hub was held by %s", time.monotonic() - seen[0], seen[1])
 
     def _take_seen(self) -> tuple[float, str] | None:
         seen, self._seen = self._seen, None

@@ -115,7 +115,7 @@ def _encoder(name: str) -> Encode:
 def _exception(path: str) -> type[BaseException]:
     value = resolve(path)
     if not (inspect.isclass(value) and issubclass(value, BaseException)):
-        raise _ImportProblem(f"{path} is no exception class")
+        raise _ImportProblem(f"{path} is not an exception class")
     return value
 
 

@@ -153,7 +153,7 @@ def compile_route(
             try:
                 value = decode(value) if not wants else decode(value, **_context(job, wants))
             except Exception as error:
-                raise DecodeError(f"the value is no {config.decode}: {error}") from error
+                raise DecodeError(f"the value is not valid {config.decode}: {error}") from error
         if when is not None and when_value:
             _pass_over_unless(when, job, value)
         if as_message:

@@ -154,10 +154,8 @@ def problems(loaded: Loaded) -> Iterator[Problem]:
                 near = difflib.get_close_matches(name, [o for o in options if o not in OWNED], 1, 0.6)
                 version = green.module("kafka.version").__version__
                 hint = f'did you mean "{near[0]}"?' if near else "see its documentation for what there is"
-                both = "the consumer and the producer have" if section == "client" else f"the {section} of"
-                text = f"no option that {both} kafka-python {version}{' both' if section == 'client' else ' has'}; {hint}".replace(
-                    "have kafka-python", "of kafka-python"
-                )
+                whose = "the consumer and the producer" if section == "client" else f"the {section}"
+                text = f"unknown option: {whose} of kafka-python {version} {'have' if section == 'client' else 'has'} none of this name; {hint}"
             else:
                 try:
                     convert(options[name], value)

@@ -171,7 +171,7 @@ def left_behind(folder: Path, own: Path | None = None) -> Iterator[list[RunningS
 def _ran(path: Path, data: bytes) -> list[RunningSpan]:
     magic, version, running, _ = HEAD.unpack_from(data) if len(data) >= HEAD.size else (b"", 0, 0, 0)
     if magic != MAGIC:
-        raise JournalError(f"{path} is no journal of gworkers, or it is damaged; what it said is lost, move it away")
+        raise JournalError(f"{path} is not a journal of gworkers, or is damaged; move it away, what it recorded is lost")
     if version != VERSION:
         raise JournalError(f"{path} was written by another version of gworkers (format {version}, this one reads {VERSION}); move it away")
     if not running:

@@ -25,21 +25,21 @@ from gworkers.pipeline.dead_letters import OURS, SPRING
 log = logging.getLogger(__name__)
 
 #: Letters in one transaction of a replay.
-BATCH = 200
+LETTERS_A_TRANSACTION = 200
 
 #: What ``--where`` can ask for.
-NAMES = frozenset(
+WHERE_NAMES = frozenset(
     {"headers", "key", "value", "topic", "partition", "offset", "timestamp", "route", "reason", "exception", "error", "attempts"}
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One dead letter. record: kafka-python's ConsumerRecord; settled: it has been replayed or
+    """One dead letter. record: kafka-python's ConsumerRecord; dealt_with: it has been replayed or
     dropped."""
 
     record: Any
-    settled: bool
+    dealt_with: bool
 
     def header(self, name: str) -> bytes | None:
         return next((value for key, value in reversed(self.record.headers) if key == name), None)
@@ -121,13 +121,13 @@ class DeadLetterStore:
 
     # -- reading
 
-    def letters(self, *, settled: bool = False) -> Iterator[Letter]:
-        """The letters that are there now, a partition after the other; with ``settled`` also those
+    def letters(self, *, dealt_with: bool = False) -> Iterator[Letter]:
+        """The letters that are there now, a partition after the other; with ``dealt_with`` also those
         that have been dealt with."""
         begins, ends = self._consumer.beginning_offsets(self._tps), self._consumer.end_offsets(self._tps)
         for tp in self._tps:
             offsets = self._offsets[tp] = self._restored(tp)
-            start = begins[tp] if settled or offsets.next is None else max(begins[tp], offsets.next)
+            start = begins[tp] if dealt_with or offsets.next is None else max(begins[tp], offsets.next)
             if offsets.next is None:
                 offsets.next = begins[tp]
             if start >= ends[tp]:
@@ -140,7 +140,7 @@ class DeadLetterStore:
                     if record.offset >= ends[tp]:
                         break
                     if record.offset < first or (offsets.restoring and not offsets.wanted(record.offset)):
-                        if settled:
+                        if dealt_with:
                             yield Letter(record, True)
                         continue
                     offsets.begin(record.offset)
@@ -178,11 +178,11 @@ class DeadLetterStore:
         """Mark letters as dealt with. Returns how many."""
         count = 0
         for letter in letters:
-            self._settle(letter)
+            self._deal_with(letter)
             count += 1
-            if count % BATCH == 0:
+            if count % LETTERS_A_TRANSACTION == 0:
                 self._consumer.commit(self._progress())
-        if count % BATCH:
+        if count % LETTERS_A_TRANSACTION:
             self._consumer.commit(self._progress())
         return count
 
@@ -203,7 +203,7 @@ class DeadLetterStore:
             batch: list[Letter] = []
             for letter in letters:
                 batch.append(letter)
-                if len(batch) == BATCH:
+                if len(batch) == LETTERS_A_TRANSACTION:
                     self._send(producer, batch, to, transactional)
                     count += len(batch)
                     sent(len(batch))
@@ -228,7 +228,7 @@ class DeadLetterStore:
             for letter in letters:
                 record = letter.record
                 futures.append(producer.send(to or letter.topic, record.value, record.key, letter.own_headers))
-                self._settle(letter)
+                self._deal_with(letter)
             producer.flush(60)
             for future in futures:
                 future.get(60)
@@ -242,7 +242,7 @@ class DeadLetterStore:
                 producer.abort_transaction()
             raise
 
-    def _settle(self, letter: Letter) -> None:
+    def _deal_with(self, letter: Letter) -> None:
         tp = self._structs.TopicPartition(self.topic, letter.record.partition)
         self._offsets[tp].finish(letter.record.offset)
 

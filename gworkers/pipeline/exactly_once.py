@@ -338,7 +338,7 @@ class ExactlyOnce:
             if classify(error) is Kind.PRODUCER_FENCED and age < self._client.timeout:
                 raise self._client.fenced() from error
             raise RestartError(
-                f"whether a transaction has been committed cannot be told ({one_line(error)}); the process ends, the next one asks Kafka"
+                f"the outcome of a transaction is unknown ({one_line(error)}); the process ends, and the next one asks Kafka for it"
             )
         log.info("a transaction of %d messages is aborted, and their results are sent again: %s", len(self._jobs), one_line(error))
         self._events.aborted.send(len(self._jobs))

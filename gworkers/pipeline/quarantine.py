@@ -139,7 +139,7 @@ class Suspects:
         except FileNotFoundError:
             found = []
         except (ValueError, KeyError, TypeError):
-            raise JournalError(f"{self._path} is damaged; what it said is lost, move it away") from None
+            raise JournalError(f"{self._path} is damaged; move it away, what it recorded is lost") from None
         self._known = {}
         for suspect in found:
             self._known.setdefault((suspect.topic, suspect.partition), {})[suspect.offset] = suspect

@@ -358,7 +358,7 @@ def transaction_timed_out(this: Round, times: int = 2) -> Verdict:
             server.signal(signal.SIGCONT)
             this.fault()
             this.sleep(1.0, 2.0)
-            if "whether a transaction has been committed cannot be told" in server.log:
+            if "the outcome of a transaction is unknown" in server.log:
                 if server.wait(60) != RESTART:  # its supervisor starts it anew
                     this.verdict.notes.append("it ended with another status than 75")
                 server = this.start("t0")

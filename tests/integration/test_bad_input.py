@@ -16,7 +16,7 @@ GOOD = "kafka: {group: g}\nroutes:\n  r:\n    topics: [t]\n    handler: app:hand
     [
         (None, "", "app.yaml: there is no such file; name it with -c FILE"),
         ("FOLDER", "", "app.yaml: this is a folder; name the file in it with -c FILE"),
-        ("kafka: [", "", "app.yaml:1: this is no YAML"),
+        ("kafka: [", "", "app.yaml:1: this is not YAML"),
         ("", "", "app.yaml: the file is empty; it needs at least kafka: and routes:"),
         (GOOD + "rutes: 1\n", "", 'app.yaml:6: rutes: unknown key; did you mean "routes"?'),
         (GOOD + "concurrency: -1\n", "", "app.yaml:6: concurrency: expected 1 or more (for example 64), got -1"),

@@ -63,7 +63,7 @@ def test_check_says_what_runs_and_what_is_wrong(tmp_path: Path) -> None:
     )
     assert (bad.returncode, bad.stdout) == (78, "")
     lines = bad.stderr.splitlines()
-    assert lines[0].startswith("--set: kafka.producer.compresion_type: no option")
+    assert lines[0].startswith("--set: kafka.producer.compresion_type: unknown option")
     assert lines[1].startswith("--set: routes.price.handler: shop.pricing has no prize; it has")
     assert lines[2] == "gworkers: 2 problems in the configuration"
 

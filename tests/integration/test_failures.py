@@ -115,7 +115,13 @@ def test_a_message_that_waits_for_its_retry_holds_no_worker(kafka_servers: str, 
 @pytest.mark.parametrize(
     ("route", "value", "exception", "error", "reason"),
     [
-        ({"decode": "json"}, b"{no json", "json.decoder.JSONDecodeError", "the value is no json: Expecting property name", "undecodable"),
+        (
+            {"decode": "json"},
+            b"{no json",
+            "json.decoder.JSONDecodeError",
+            "the value is not valid json: Expecting property name",
+            "undecodable",
+        ),
         ({"encode": "json"}, b"set", "builtins.TypeError", "the handler returned a set, which cannot be encoded", "unencodable"),
         (
             {"encode": "bytes"},

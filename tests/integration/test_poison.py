@@ -76,4 +76,4 @@ def test_a_state_directory_that_cannot_be_used_is_told(kafka_servers: str, sourc
     config["state_dir"] = str(tmp_path / "state")
     server = start(config, app=APP)
     assert server.wait(20) == 78, server.log
-    assert "suspects.json is damaged; what it said is lost, move it away" in server.log
+    assert "suspects.json is damaged; move it away, what it recorded is lost" in server.log

@@ -50,7 +50,7 @@ def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
         ("", "app.yaml: the file is empty; it needs at least kafka: and routes:"),
         ("# nothing\n", "app.yaml: the file is empty; it needs at least kafka: and routes:"),
         ("- a\n", "app.yaml:1: the file is a list or a single value; it must have keys such as kafka: and routes:"),
-        ("kafka: [\n", "app.yaml:2: this is no YAML: expected the node content, but found '<stream end>' (while parsing a flow node)"),
+        ("kafka: [\n", "app.yaml:2: this is not YAML: expected the node content, but found '<stream end>' (while parsing a flow node)"),
         (GOOD + "kafak: 1\n", 'app.yaml:7: kafak: unknown key; did you mean "kafka"?'),
         (GOOD + "concurrency: -3\n", "app.yaml:7: concurrency: expected 1 or more (for example 64), got -3"),
         (GOOD + "concurrency: many\n", "app.yaml:7: concurrency: expected a whole number (for example 64), got 'many'"),
@@ -264,7 +264,7 @@ def test_anchors_and_merges_work(tmp_path: Path) -> None:
     [
         (lambda file: None, "there is no such file; name it with -c FILE"),
         (lambda file: file.mkdir(), "this is a folder; name the file in it with -c FILE"),
-        (lambda file: file.write_bytes(b"\xff\xfe\x00"), "this is no text; the configuration is YAML in UTF-8"),
+        (lambda file: file.write_bytes(b"\xff\xfe\x00"), "this is not text; the configuration is YAML in UTF-8"),
     ],
 )
 def test_a_file_that_is_none_is_said_so(tmp_path: Path, make: Any, wanted: str) -> None:

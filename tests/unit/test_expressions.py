@@ -44,8 +44,8 @@ def test_what_an_expression_says_of_a_message(text: str, wanted: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("headers.kind = 'order'", "is no expression"),
-        ("", "is no expression"),
+        ("headers.kind = 'order'", "is not an expression"),
+        ("", "is not an expression"),
         ("header == 1", "asks for header, and there are headers, key, value"),
         ("__import__('os').system('true')", "is more than an expression here can say"),
         ("value.amount * 10**9 > 1", "is more than an expression here can say"),

@@ -85,11 +85,11 @@ def test_more_records_than_there_are_cost_nothing(tmp_path: Path) -> None:
 
 def test_what_is_no_journal_and_what_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "running.0").write_bytes(b"something else altogether, of some length")
-    with pytest.raises(JournalError, match=r"running\.0 is no journal of gworkers, or it is damaged; .* move it away"):
+    with pytest.raises(JournalError, match=r"running\.0 is not a journal of gworkers, or is damaged; move it away"):
         list(left_behind(tmp_path))
     (tmp_path / "running.0").unlink()
     (tmp_path / "suspects.json").write_text('{"suspects": [{"topic": 1')
-    with pytest.raises(JournalError, match=r"suspects\.json is damaged; .* move it away"):
+    with pytest.raises(JournalError, match=r"suspects\.json is damaged; move it away"):
         Suspects(tmp_path).gather()
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match=r"cannot be written: Not a directory; make it, or name another"):

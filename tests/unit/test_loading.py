@@ -92,7 +92,7 @@ def test_all_problems_of_all_routes_at_once(tmp_path: Path) -> None:
         "routes.r.retry.only[0]",
         "routes.r.retry.never[0]",
     ]
-    assert "app:three is no exception class" in found[2]
+    assert "app:three is not an exception class" in found[2]
 
 
 def test_what_is_named_is_found(tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_records_name_their_own_topic_key_headers_partition_and_time() -> None:
 @pytest.mark.parametrize(
     ("handler", "config", "kind", "text"),
     [
-        (lambda value: value, {"decode": "json", "value": b"{"}, DecodeError, "the value is no json: Expecting property name"),
-        (lambda value: value, {"decode": "text", "value": b"\xff"}, DecodeError, "the value is no text: 'utf-8' codec can't decode"),
+        (lambda value: value, {"decode": "json", "value": b"{"}, DecodeError, "the value is not valid json: Expecting property name"),
+        (lambda value: value, {"decode": "text", "value": b"\xff"}, DecodeError, "the value is not valid text: 'utf-8' codec can't decode"),
         (lambda value: "x", {}, EncodeError, "the handler returned a str, which cannot be encoded: expected bytes; set encode: text"),
         (lambda value: 1, {"encode": "text"}, EncodeError, "the handler returned an int, which cannot be encoded: expected text"),
         (lambda value: {1, 2}, {"encode": "json"}, EncodeError, "returned a set, which cannot be encoded: Object of type set"),
