@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import fnmatch
 import json
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import click
 
+from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
 from gworkers.cli.tail import moment
 from gworkers.config.units import parse_rate
@@ -157,12 +157,12 @@ def ls(dealt_with: bool, as_json: bool, **options: Any) -> None:
                 continue
             if not number:
                 click.echo(f"{box.topic}\n{'ID':<12} {'FAILED AT':<19} {'ROUTE':<14} {'REASON':<12} {'FROM':<28} {'KEY':<16} ERROR")
-            key = _cut(text_of(letter.record.key) or "-", 16)
+            key = terminal.cut(text_of(letter.record.key) or "-", 16)
             told = f"{letter.exception.rpartition('.')[2]}: {' '.join(letter.error.split())}"
             state = " (dealt with)" if letter.dealt_with else ""
-            click.echo(
-                f"{letter.id:<12} {_time(letter.failed_at):<19} {letter.route:<14} {letter.reason:<12} {letter.origin:<28} {key:<16} "
-                f"{_cut(told, 80)}{state}"
+            terminal.echo(
+                f"{letter.id:<12} {terminal.moment(letter.failed_at):<19} {letter.route:<14} {letter.reason:<12} "
+                f"{letter.origin:<28} {key:<16} {terminal.cut(told, 80)}{state}"
             )
     if not boxes.found and not as_json:
         click.echo("no dead letters")
@@ -180,15 +180,21 @@ def show(letter_id: str, topic: str | None, file: Path, overrides: tuple[str, ..
     for box in boxes.open():
         for letter in boxes.chosen(box, dealt_with=True):
             record = letter.record
-            click.echo(f"{box.topic} {letter.id}{' (dealt with)' if letter.dealt_with else ''}")
-            click.echo(f"from      {letter.origin}, written {_time(letter.number(SPRING + 'original-timestamp') or -1)}")
-            click.echo(f"failed    {_time(letter.failed_at)}, route {letter.route}, reason {letter.reason}, attempts {_attempts(letter)}")
-            click.echo(f"key       {text_of(record.key) if record.key is not None else '(none)'}")
-            for name, value in letter.own_headers:
-                click.echo(f"header    {name}: {text_of(value)}")
-            click.echo(f"error     {letter.exception}: {letter.error}")
-            click.echo((letter.text(SPRING + "exception-stacktrace") or "").rstrip())
-            click.echo(f"\n{text_of(record.value) if record.value is not None else '(no value)'}")
+            headers = [f"header    {name}: {value}" for name, value in terminal.pairs(letter.own_headers)]
+            lines = [
+                f"{box.topic} {letter.id}{' (dealt with)' if letter.dealt_with else ''}",
+                f"from      {letter.origin}, written {terminal.moment(letter.number(SPRING + 'original-timestamp'))}",
+                f"failed    {terminal.moment(letter.failed_at)}, route {letter.route}, reason {letter.reason}, "
+                f"attempts {_attempts(letter)}",
+                f"key       {terminal.readable(record.key) if record.key is not None else '(none)'}",
+                *headers,
+                f"error     {letter.exception}: {letter.error}",
+                *(letter.text(SPRING + "exception-stacktrace") or "").rstrip().splitlines(),
+                "",
+                *(terminal.readable(record.value) or "(no value)").splitlines(),
+            ]
+            for line in lines:
+                terminal.echo(line)
             return
     raise UsageError(f"there is no letter {letter_id} in {', '.join(boxes.topics)}; gworkers dead-letters ls lists them")
 
@@ -287,7 +293,7 @@ def _as_json(letter: Letter) -> dict[str, Any]:
     record = letter.record
     return {
         "id": letter.id,
-        "topic": record.topic,
+        "topic": letter.in_topic,
         "failed_at": letter.failed_at,
         "route": letter.route,
         "reason": letter.reason,
@@ -297,7 +303,7 @@ def _as_json(letter: Letter) -> dict[str, Any]:
         "origin": {name: letter.number(f"{SPRING}original-{name}") for name in ("partition", "offset", "timestamp")}
         | {"topic": letter.topic},
         "key": text_of(record.key),
-        "headers": {name: text_of(value) for name, value in letter.own_headers},
+        "headers": terminal.pairs(letter.own_headers),
         "value": text_of(record.value),
         "dealt_with": letter.dealt_with,
     }
@@ -305,11 +311,3 @@ def _as_json(letter: Letter) -> dict[str, Any]:
 
 def _attempts(letter: Letter) -> str:
     return letter.text(OURS + "attempts") or "-"
-
-
-def _time(milliseconds: int) -> str:
-    return datetime.datetime.fromtimestamp(milliseconds / 1000).isoformat(" ", "seconds") if milliseconds >= 0 else "-"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

@@ -10,9 +10,12 @@ from typing import Any
 
 import click
 
+from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
 from gworkers.errors import UnavailableError, UsageError
+from gworkers.handlers.job import Job
 from gworkers.kafka import green
+from gworkers.kafka.reading import read_lean
 
 
 @click.command(
@@ -36,12 +39,16 @@ from gworkers.kafka import green
 )
 @click.option("-n", "count", type=click.IntRange(min=1), help="End after so many messages.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--raw", is_flag=True, help="Show control characters as they are, for a pipe.")
 @click.option("--no-follow", is_flag=True, help="End when everything that was there has been shown.")
-def tail(topic: str, file: Path, overrides: tuple[str, ...], start: str, count: int | None, as_json: bool, no_follow: bool) -> None:
+def tail(
+    topic: str, file: Path, overrides: tuple[str, ...], start: str, count: int | None, as_json: bool, raw: bool, no_follow: bool
+) -> None:
     """Show the messages of TOPIC: partition@offset, time, key, headers, value."""
     _, clients = clients_of(file, overrides)
     consumer = clients.reader(isolation_level="read_committed") if clients.servers != "embedded" else clients.reader()
     try:
+        read_lean(consumer)
         tps = _partitions(consumer, topic)
         consumer.assign(tps)
         _seek(consumer, tps, start)
@@ -50,9 +57,12 @@ def tail(topic: str, file: Path, overrides: tuple[str, ...], start: str, count: 
         while True:
             if no_follow and all(consumer.position(tp) >= ends[tp] for tp in consumer.assignment()):
                 return
-            for records in consumer.poll(timeout_ms=500).values():
-                for record in records:
-                    click.echo(_json(record) if as_json else _text(record))
+            for tp, jobs in consumer.poll(timeout_ms=500).items():
+                for job in jobs:
+                    if as_json:
+                        click.echo(_json(tp, job))
+                    else:
+                        terminal.echo(_text(tp, job), raw=raw)
                     shown += 1
                     if shown == count:
                         return
@@ -110,36 +120,29 @@ def moment(text: str, option: str) -> int:
         raise UsageError(f"{option} {text}: expected {more}a time or a duration") from None
 
 
-def _readable(value: bytes | None) -> Any:
-    return None if value is None else value.decode("utf-8", "backslashreplace")
-
-
-def _json(record: Any) -> str:
+def _json(tp: Any, job: Job) -> str:
     return json.dumps(
         {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "timestamp": record.timestamp,
-            "key": _readable(record.key),
-            "headers": {name: _readable(value) for name, value in record.headers},
-            "value": _readable(record.value),
+            "topic": tp.topic,
+            "partition": tp.partition,
+            "offset": job.offset,
+            "timestamp": job.timestamp,
+            "key": terminal.readable(job.key),
+            "headers": terminal.pairs(job.headers),
+            "value": terminal.readable(job.value),
         },
         ensure_ascii=False,
     )
 
 
-def _text(record: Any) -> str:
-    stamp = datetime.datetime.fromtimestamp(record.timestamp / 1000).isoformat(" ", "milliseconds") if record.timestamp >= 0 else "-"
-    headers = " ".join(f"{name}={_short(_readable(value))}" for name, value in record.headers)
-    key = _readable(record.key)
-    value = _readable(record.value)
-    parts = [f"{record.partition}@{record.offset}", stamp, "-" if key is None else key]
+def _text(tp: Any, job: Job) -> str:
+    headers = " ".join(f"{name}={_short(value)}" for name, value in terminal.pairs(job.headers))
+    key, value = terminal.readable(job.key), terminal.readable(job.value)
+    parts = [f"{tp.partition}@{job.offset}", terminal.moment(job.timestamp, "milliseconds"), "-" if key is None else key]
     if headers:
         parts.append(f"{{{headers}}}")
     return " ".join([*parts, "(no value)" if value is None else value])
 
 
 def _short(text: str | None) -> str:
-    line = "" if text is None else " ".join(text.split())
-    return line if len(line) <= 60 else line[:59] + "…"
+    return terminal.cut("" if text is None else " ".join(text.split()), 60)

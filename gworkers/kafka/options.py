@@ -155,7 +155,8 @@ def problems(loaded: Loaded) -> Iterator[Problem]:
                 version = green.module("kafka.version").__version__
                 hint = f'did you mean "{near[0]}"?' if near else "see its documentation for what there is"
                 whose = "the consumer and the producer" if section == "client" else f"the {section}"
-                text = f"unknown option: {whose} of kafka-python {version} {'have' if section == 'client' else 'has'} none of this name; {hint}"
+                have = "have" if section == "client" else "has"
+                text = f"unknown option: {whose} of kafka-python {version} {have} none of this name; {hint}"
             else:
                 try:
                     convert(options[name], value)

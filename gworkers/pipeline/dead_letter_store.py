@@ -16,8 +16,10 @@ from typing import Any
 
 from gworkers.errors import UnavailableError
 from gworkers.expressions import text_of
+from gworkers.handlers.job import Job
 from gworkers.kafka import green, options
 from gworkers.kafka.clients import Clients
+from gworkers.kafka.reading import read_lean
 from gworkers.offsets import offset_map
 from gworkers.offsets.offsets import Offsets
 from gworkers.pipeline.dead_letters import OURS, SPRING
@@ -35,10 +37,12 @@ WHERE_NAMES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One dead letter. record: kafka-python's ConsumerRecord; dealt_with: it has been replayed or
-    dropped."""
+    """One dead letter of ``in_topic``. record: the message, as a Job without a partition; dealt_with:
+    it has been replayed or dropped."""
 
-    record: Any
+    in_topic: str
+    partition: int
+    record: Job
     dealt_with: bool
 
     def header(self, name: str) -> bytes | None:
@@ -53,11 +57,11 @@ class Letter:
             return None
         if len(value) in (4, 8):
             return int(struct.unpack(">i" if len(value) == 4 else ">q", value)[0])
-        return int(value) if value.isdigit() else None
+        return int(value) if value.isdigit() and len(value) < 20 else None
 
     @property
     def id(self) -> str:
-        return f"{self.record.partition}@{self.record.offset}"
+        return f"{self.partition}@{self.record.offset}"
 
     @property
     def topic(self) -> str | None:
@@ -71,7 +75,7 @@ class Letter:
     def failed_at(self) -> int:
         """When it failed, in milliseconds since the epoch; its timestamp where that is not told."""
         text = self.text(OURS + "failed-at")
-        return int(text) if text is not None and text.isdigit() else self.record.timestamp
+        return int(text) if text is not None and text.isdecimal() and len(text) < 20 else self.record.timestamp
 
     @property
     def reason(self) -> str:
@@ -95,6 +99,20 @@ class Letter:
         return [(name, value) for name, value in self.record.headers if not name.startswith((SPRING, OURS))]
 
 
+class _Name(str):
+    """A header's name that is sent as the bytes it came as; kafka-python asks a name for its UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return super().encode(encoding, "surrogateescape")
+
+
+def _for_kafka(headers: list[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
+    """kafka-python's ``send()`` takes no header without a value; an empty one comes nearest."""
+    return [(_Name(name), value if value is not None else b"") for name, value in headers]
+
+
 class DeadLetterStore:
     """The dead letters of one topic. Blocks while it reads; ``close`` at the end."""
 
@@ -109,6 +127,7 @@ class DeadLetterStore:
             partition_assignment_strategy=[options.assignor("range")],
             **({} if clients.embedded else {"isolation_level": "read_committed"}),
         )
+        read_lean(self._consumer)
         numbers = self._consumer.partitions_for_topic(topic) if topic in self._consumer.topics() else None
         if not numbers:
             self.close()
@@ -141,10 +160,10 @@ class DeadLetterStore:
                         break
                     if record.offset < first or (offsets.restoring and not offsets.wanted(record.offset)):
                         if dealt_with:
-                            yield Letter(record, True)
+                            yield Letter(self.topic, tp.partition, record, True)
                         continue
                     offsets.begin(record.offset)
-                    yield Letter(record, False)
+                    yield Letter(self.topic, tp.partition, record, False)
 
     def _restored(self, tp: Any) -> Offsets:
         committed = self._consumer.committed(tp, metadata=True)
@@ -227,7 +246,7 @@ class DeadLetterStore:
             futures = []
             for letter in letters:
                 record = letter.record
-                futures.append(producer.send(to or letter.topic, record.value, record.key, letter.own_headers))
+                futures.append(producer.send(to or letter.topic, record.value, record.key, _for_kafka(letter.own_headers)))
                 self._deal_with(letter)
             producer.flush(60)
             for future in futures:
@@ -243,7 +262,7 @@ class DeadLetterStore:
             raise
 
     def _deal_with(self, letter: Letter) -> None:
-        tp = self._structs.TopicPartition(self.topic, letter.record.partition)
+        tp = self._structs.TopicPartition(self.topic, letter.partition)
         self._offsets[tp].finish(letter.record.offset)
 
     def _progress(self) -> dict[Any, Any]:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.support.commands import gworkers
-from tests.support.servers import ENVIRONMENT, ROOT, configuration, consume, produce
+from tests.support.servers import ENVIRONMENT, ROOT, configuration, consume, create_topic, produce, unique
 
 
 @pytest.fixture
@@ -218,3 +218,30 @@ def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert "Concurrent workers" in told.stdout
+
+
+def test_whatever_kafka_can_hold_is_shown_and_nothing_of_it_reaches_the_terminal(real_kafka: str, tmp_path: Path) -> None:
+    topic = create_topic(real_kafka, unique("odd"), partitions=1, message_timestamp_after_max_ms=str(2**62))
+    value = b"\x1b[2J\x07 \xff line\nnext \xe2\x80\xae \xe2\x80\x8b end"
+    produce(real_kafka, topic, [(b"\x1b]0;x\x07", value)], headers=[("n", b"1"), ("n", b"2"), ("n\r", None)], timestamp=2**61)
+    produce(real_kafka, topic, [(None, None)], timestamp=10**17)
+    file = tmp_path / "app.yaml"
+    file.write_text(yaml.safe_dump(configuration(real_kafka, "app:handle", "elsewhere", dead_letter=topic)))
+    common = (topic, "-c", str(file), "--from", "beginning", "--no-follow")
+    done = gworkers("tail", *common)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.isprintable() or not re.search(r"[\x00-\x1f\u202e\u200b]", first)
+    assert "\\x1b[2J\\x07 \\xff line\\nnext \\u202e \\u200b end" in first
+    assert f"{2**61} ms" in first
+    assert "{n=1 n=2 n\\r=}" in first
+    assert second.endswith("- (no value)")
+    shown = [json.loads(line) for line in gworkers("tail", *common, "--json").stdout.splitlines()]
+    assert shown[0]["headers"] == [["n", "1"], ["n", "2"], ["n\r", None]]
+    assert shown[0]["timestamp"] == 2**61
+    assert "\x1b[2J" in gworkers("tail", *common, "--raw").stdout
+    for command in (("ls",), ("ls", "--json"), ("count",), ("show", "0@0"), ("replay", "--dry-run", "--to", topic)):
+        done = gworkers("dead-letters", *command, "-c", str(file))
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "\x1b" not in done.stdout

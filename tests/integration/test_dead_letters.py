@@ -57,7 +57,7 @@ def test_letters_are_counted_listed_and_shown(failed: Any, source: str) -> None:
     assert sorted(json.loads(letter["value"])["n"] for letter in listed) == [n for n in range(300) if n % 3 == 0 and n % 7 == 3]
     one = listed[0]
     assert one["origin"]["topic"] == source
-    assert one["headers"] == {"own": "1"}
+    assert one["headers"] == [["own", "1"]]
     assert (one["route"], one["reason"], one["attempts"], one["topic"]) == ("main", "failed", 1, dead)
     assert len(command(server, "ls", "--where", "value.n >= 290 and exception == 'app.Busy'", "--json").splitlines()) == 3
     assert len(command(server, "ls", "--since", "1h", "--limit", "5", "--json").splitlines()) == 5
