@@ -19,14 +19,19 @@ from gworkers.config.schema import Config, Section
 HEAD = """\
 # The configuration
 
-One YAML file (JSON is accepted as the YAML it is), named with `-c`. This page is made from the models that validate it.
+One YAML file (JSON is accepted as the YAML it is), named with `-c`. This page is made from the
+models that validate it.
 
-- Unknown keys, keys that stand twice and values of the wrong kind are errors, all told at once, each with `file:line`, the key's
-  path, what was expected and what was found. `gworkers check -c FILE` tells them without starting anything.
-- `${NAME}`, `${NAME:-default}` and `${file:PATH}` are replaced inside values, by an environment variable or by a file's content
-  (relative to the configuration). Inside `{ }` a variable needs quotes: `"${NAME}"`.
-- `--set a.b.c=value` lays a value over the file; `gworkers config -c FILE` shows what results, and where each value comes from.
-- Durations have a unit (`250ms`, `30s`, `5m`, `2h`, `1d`), sizes may have one (`512KiB`, `64MiB`, `1GB`; without, bytes).
+- Unknown keys, keys that stand twice and values of the wrong kind are errors, all told at once,
+  each with `file:line`, the key's path, what was expected and what was found.
+  `gworkers check -c FILE` tells them without starting anything.
+- `${NAME}`, `${NAME:-default}` and `${file:PATH}` are replaced inside values, by an environment
+  variable or by a file's content (relative to the configuration). Inside `{ }` a variable needs
+  quotes: `"${NAME}"`.
+- `--set a.b.c=value` lays a value over the file; `gworkers config -c FILE` shows what results, and
+  where each value comes from.
+- Durations have a unit (`250ms`, `30s`, `5m`, `2h`, `1d`), sizes may have one (`512KiB`, `64MiB`,
+  `1GB`; without, bytes).
 - `gworkers config --schema` prints the JSON Schema for editors.
 - Keys marked *not built yet* are part of the contract and are refused when they are used.
 """

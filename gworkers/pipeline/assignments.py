@@ -13,20 +13,26 @@ An assignment is a Partition object of its own, from ``assigned`` until ``let_go
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
 
 from gworkers.events import Events
+from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.handlers.routes import Route, route_of
 from gworkers.kafka.protocols import Committed, Group, Offsets, TopicPartition
 from gworkers.offsets import offset_map
 from gworkers.pipeline.delivery import Delivery
 from gworkers.pipeline.ledger import Ledger
-from gworkers.pipeline.quarantine import Quarantine
-from gworkers.pipeline.retries import Retries
-from gworkers.pipeline.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
+
+
+class Holder(Protocol):
+    """Where jobs wait: the scheduler, the retries, the quarantine."""
+
+    def drop(self, partition: Partition) -> list[Job]:
+        """Take out the jobs of a partition that is to go, to be given back."""
 
 
 class Assignments:
@@ -38,9 +44,7 @@ class Assignments:
         group: Group,
         partitions: dict[TopicPartition, Partition],
         routes: list[Route],
-        scheduler: Scheduler,
-        retries: Retries,
-        quarantine: Quarantine,
+        holders: Sequence[Holder],
         delivery: Delivery,
         ledger: Ledger,
         events: Events,
@@ -48,9 +52,7 @@ class Assignments:
         self._group = group
         self.partitions = partitions
         self.routes = routes
-        self._scheduler = scheduler
-        self._retries = retries
-        self._quarantine = quarantine
+        self._holders = holders
         self._delivery = delivery
         self._ledger = ledger
         self._events = events
@@ -116,8 +118,8 @@ class Assignments:
     def withdraw(self, partitions: Collection[Partition]) -> None:
         """Begin nothing more of these; what runs may finish."""
         for partition in partitions:
-            for part in (self._scheduler, self._retries, self._quarantine):
-                self._ledger.give_back(part.drop(partition))
+            for holder in self._holders:
+                self._ledger.give_back(holder.drop(partition))
 
     def fence(self, partitions: Collection[Partition], *, lost: bool = False) -> None:
         """From now on nothing that becomes of the jobs of these counts. ``lost``: another member
