@@ -24,13 +24,17 @@ class Kind(Enum):
     NO_CODEC = auto()  # a batch whose compression this process cannot undo
     RECORD_REFUSED = auto()  # a record that the broker will never take
     RECORD_TOO_LARGE = auto()  # likewise, because of its size
-    NEIGHBOUR_REFUSED = auto()  # nothing is wrong with this record, but with another one of its batch
+    SEND_AGAIN = auto()  # nothing is wrong with this record: another one of its batch was refused, or its partition is gone
     METADATA_TOO_LARGE = auto()  # of a commit
     PRODUCER_FENCED = auto()  # another producer has this transactional id
     GENERATION_OVER = auto()  # a commit for a generation of the group that has ended
     TIMED_OUT = auto()  # no answer in time
     PASSING = auto()  # may get better by itself
     OTHER = auto()
+
+
+class PartitionGoneError(Exception):
+    """A record was on its way to a partition that its topic has no more."""
 
 
 _NAMES: dict[Kind, tuple[str, ...]] = {
@@ -64,8 +68,8 @@ def _classes() -> dict[type, Kind]:
 
 def classify(error: Any) -> Kind:
     """The kind of an error, or of a class of errors."""
-    if _OF_A_NEIGHBOUR in str(error):
-        return Kind.NEIGHBOUR_REFUSED
+    if isinstance(error, PartitionGoneError) or _OF_A_NEIGHBOUR in str(error):
+        return Kind.SEND_AGAIN
     known = _classes()
     for cls in (error if isinstance(error, type) else type(error)).__mro__:
         if cls in known:

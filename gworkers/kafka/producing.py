@@ -203,6 +203,22 @@ class KafkaProducerClient:
         """Fail all batches that are not yet on their way."""
         self._accumulator.abort_undrained_batches(error)
 
+    def discard_partitions(self, topic: str, start: int, error: BaseException) -> None:
+        """Fail what is not on its way to the partitions of a topic from number ``start`` on."""
+        accumulator = self._accumulator
+        for batch in accumulator._incomplete.all():
+            tp = batch.topic_partition
+            if tp.topic != topic or tp.partition < start:
+                continue
+            with accumulator._tp_lock(tp):
+                waits = not batch.is_done and batch in accumulator._batches[tp]
+                if waits:
+                    batch.records.close()
+                    accumulator._batches[tp].remove(batch)
+            if waits:
+                batch.abort(error)
+                accumulator.deallocate(batch)
+
     def hold_back(self, may_send: Callable[[], bool], look_again: float) -> None:
         """Keep complete batches back while ``may_send`` says no; it is asked again each
         ``look_again`` seconds."""

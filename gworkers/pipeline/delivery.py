@@ -67,6 +67,10 @@ class Delivery(Protocol):
     def sent(self) -> int:
         """Results acknowledged, dead letters included."""
 
+    @property
+    def waiting_for(self) -> float:
+        """For how many seconds results have been out and none was acknowledged."""
+
     def start(self) -> None: ...
 
     def send(self, job: Job) -> None:
@@ -136,6 +140,10 @@ class AtLeastOnce:
     @property
     def sent(self) -> int:
         return self._producer.sent
+
+    @property
+    def waiting_for(self) -> float:
+        return self._producer.waiting_for
 
     def start(self) -> None:
         self._producer.start()

@@ -122,6 +122,10 @@ class ExactlyOnce:
     def sent(self) -> int:
         return self._producer.sent
 
+    @property
+    def waiting_for(self) -> float:
+        return self._producer.waiting_for
+
     # -- jobs
 
     def send(self, job: Job) -> None:

@@ -184,6 +184,7 @@ class Pipeline:
             retrying=len(self._retries),
             unsettled=self.unsettled,
             uncommitted=self._delivery.uncommitted,
+            results_wait=self._delivery.waiting_for,
             buffered_messages=self._ledger.messages,
             buffered_bytes=self._ledger.bytes,
             backlog=backlog,

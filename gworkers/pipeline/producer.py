@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from gevent.event import Event
 from gworkers.errors import SendError, one_line
 from gworkers.handlers.job import Job, Row
 from gworkers.handlers.partition import Partition
-from gworkers.kafka.errors import Kind, classify, is_kafkas
+from gworkers.kafka.errors import Kind, PartitionGoneError, classify, is_kafkas
 from gworkers.kafka.membership import ASK_AGAIN
 from gworkers.kafka.producing import check_size
 from gworkers.kafka.protocols import Membership, ProducerClient, TopicPartition
@@ -48,6 +49,9 @@ APPEND_AT_ONCE = 1000
 #: that were added.
 TOPIC_INTERVAL = 0.5
 GROWTH_INTERVAL = 1.0
+
+#: Results that wait for longer than this, in seconds, are told.
+SAY_WAITING_AFTER = 5.0
 
 #: How long a topic that cannot be had is believed to be so, in seconds.
 REFUSED_FOR = 5.0
@@ -77,11 +81,13 @@ class Topic:
         self.of_key: dict[bytes, int] = {}
         self.waiting: list[tuple[Row, Job]] | None = []  # None once the partitions are known
         self.next = 0  # for rows without a key: they go round
+        self.most = 0  # the most partitions that it ever had
         self.error: SendError | None = None  # why nothing can be sent to it
 
     def has(self, count: int) -> None:
         """It has so many partitions."""
         self.partitions = [TopicPartition(self.name, number) for number in range(count)]
+        self.most = max(self.most, count)
         self.of_key.clear()
 
 
@@ -100,6 +106,7 @@ class Producer:
         self._generation = 0  # of clients: what an earlier one says does not count
         self.unacknowledged = 0
         self.sent = 0
+        self.waiting_for = 0.0  # seconds in which results were out and none was acknowledged
         self.use(client)
 
     def use(self, client: ProducerClient) -> None:
@@ -276,7 +283,7 @@ class Producer:
         for index, (job, row) in enumerate(zip(jobs, rows, strict=True)):
             error = errors(index)
             kind = classify(error)
-            if kind is Kind.NEIGHBOUR_REFUSED and job.partition.active:
+            if kind is Kind.SEND_AGAIN and job.partition.active:
                 self._add(self._topics.get(row[0]) or self._look_up(row[0]), row, job)
                 continue
             sentence = SendError(f"the broker refused the result: {one_line(error)}")
@@ -330,14 +337,37 @@ class Producer:
             self._add(topic, row, job)
 
     def _watch_topics(self) -> None:
-        """Take up partitions that were added to output topics."""
+        """Take up partitions that were added to output topics, or that are gone because a topic was
+        made anew with fewer; and say so when results wait for long."""
+        last_sent, since, said = 0, time.monotonic(), False
         while True:
             gevent.sleep(GROWTH_INTERVAL)
-            for topic in self._topics.values():
+            for topic in list(self._topics.values()):
                 if topic.waiting is None and topic.error is None:
-                    count = self._client.known_partitions(topic.name)
-                    if count > len(topic.partitions):
-                        topic.has(count)
+                    self._compare(topic)
+            now = time.monotonic()
+            if self.sent != last_sent or not self.unacknowledged:
+                if said:
+                    log.info("results are acknowledged again, after %.0f s", now - since)
+                last_sent, since, said = self.sent, now, False
+            self.waiting_for = now - since
+            if self.waiting_for > SAY_WAITING_AFTER and not said:
+                said = True
+                log.warning(
+                    "%d results have waited for %.0f s to be acknowledged by Kafka, and none was meanwhile; they are kept and sent on",
+                    self.unacknowledged,
+                    self.waiting_for,
+                )
+
+    def _compare(self, topic: Topic) -> None:
+        """What a topic has now with what it had."""
+        count, had = self._client.known_partitions(topic.name), len(topic.partitions)
+        if count and count != had:
+            topic.has(count)
+        if 0 < count < had:
+            log.warning("%s has %d partitions in place of %d: it was made anew; results go to those", topic.name, count, had)
+        if count and topic.most > count:
+            self._client.discard_partitions(topic.name, count, PartitionGoneError())
 
     def _give_up(self, topic: Topic, error: Exception) -> None:
         """Refuse what waits for the topic, and what comes for it in the next seconds; whoever comes

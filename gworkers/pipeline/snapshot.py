@@ -50,6 +50,7 @@ class Snapshot:
     waiting: int  # messages read, and neither running nor waiting for another attempt
     retrying: int  # messages waiting for another attempt here
     unsettled: int  # messages begun and not settled
+    results_wait: float  # seconds in which results were out and none was acknowledged
     uncommitted: int  # of them, those that wait for the end of a transaction alone
     buffered_messages: int
     buffered_bytes: int

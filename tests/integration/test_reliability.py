@@ -328,3 +328,22 @@ def test_memory_is_bounded_whatever_the_backlog(real_kafka_wanted: None, start: 
     finally:
         proxy.close()
         kafka.stop()
+
+
+def test_an_output_topic_that_is_made_anew_with_fewer_partitions_gets_all_results(real_kafka: str, source: str, start: Any) -> None:
+    output = create_topic(real_kafka, unique("out"), partitions=8)
+    config = configuration(real_kafka, "app:handle", source, output, order="key")
+    config["kafka"]["client"] = {"metadata_max_age_ms": 1000}
+    server = start(config)
+    produce(real_kafka, source, ((b"k%d" % n, b"%d" % n) for n in range(50)))
+    until(lambda: len(consume(real_kafka, output)) == 50, what="the results before")
+    admin = AdminClient({"bootstrap.servers": real_kafka})
+    admin.delete_topics([output])[output].result(10)
+    until(lambda: output not in admin.list_topics(timeout=5).topics, what="the deletion")
+    create_topic(real_kafka, output, partitions=2)
+    produce(real_kafka, source, ((b"k%d" % n, b"%d" % (50 + n)) for n in range(50)))
+    until(
+        lambda: {message.value() for message in consume(real_kafka, output)} == {b"%d" % n for n in range(50, 100)}, 60, "the results after"
+    )
+    assert server.stop() == 0, server.log
+    assert f"{output} has 2 partitions in place of 8: it was made anew; results go to those" in server.log
