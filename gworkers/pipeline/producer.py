@@ -17,7 +17,6 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
 
 import gevent
 from gevent.event import Event
@@ -30,6 +29,8 @@ from gworkers.kafka.membership import ASK_AGAIN
 from gworkers.kafka.producing import check_size
 from gworkers.kafka.protocols import Membership, ProducerClient, TopicPartition
 from gworkers.loop import Fatal, Loop, after
+from gworkers.pipeline.output_topic import Topic
+from gworkers.pipeline.receiver import Receiver
 
 log = logging.getLogger(__name__)
 
@@ -55,40 +56,6 @@ SAY_WAITING_AFTER = 5.0
 
 #: How long a topic that cannot be had is believed to be so, in seconds.
 REFUSED_FOR = 5.0
-
-
-class Receiver(Protocol):
-    """Who hears what became of the rows: a Delivery. Called on the Sender greenlet, so nothing in
-    it may wait."""
-
-    def acknowledged(self, jobs: Sequence[Job]) -> None:
-        """All rows of each of these jobs are acknowledged."""
-
-    def refused(self, job: Job) -> None:
-        """A row of the job was refused for good, which is its ``error``; nothing of it is out any
-        more."""
-
-    def broke(self, error: BaseException) -> None:
-        """Nothing can be sent any more."""
-
-
-class Topic:
-    """An output topic: its partitions once they are known, and the rows that wait until then."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.partitions: list[TopicPartition] = []  # by number
-        self.of_key: dict[bytes, int] = {}
-        self.waiting: list[tuple[Row, Job]] | None = []  # None once the partitions are known
-        self.next = 0  # for rows without a key: they go round
-        self.most = 0  # the most partitions that it ever had
-        self.error: SendError | None = None  # why nothing can be sent to it
-
-    def has(self, count: int) -> None:
-        """It has so many partitions."""
-        self.partitions = [TopicPartition(self.name, number) for number in range(count)]
-        self.most = max(self.most, count)
-        self.of_key.clear()
 
 
 class Producer:
