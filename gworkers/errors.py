@@ -163,12 +163,12 @@ def one_line(error: BaseException) -> str:
     if getattr(error, "errno", None) is not None and getattr(error, "description", None):  # a broker's answer
         told = str(error.args[0]) if error.args and error.args[0] else error.description  # type: ignore[attr-defined]
     else:
-        told = text_of(error)
+        told = message_of(error)
     text = " ".join(told.split()).removeprefix(f"{name}: ")
     return f"{name}: {text}" if text and text != name else name
 
 
-def text_of(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """``str(error)``, which an application's own class may fail to give."""
     try:
         return str(error)

@@ -120,5 +120,5 @@ def _negative(value: Any) -> Any:
 
 
 def text_of(value: bytes | None) -> str | None:
-    """A key or a header as an expression sees it."""
+    """A key, a value or a header as an expression sees it and a person reads it."""
     return None if value is None else value.decode("utf-8", "backslashreplace")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from gworkers.expressions import text_of
 from gworkers.handlers.slot import running_job
 
 if TYPE_CHECKING:
@@ -22,12 +23,11 @@ FIELDS = ("topic", "partition", "offset", "key")
 
 def fields(job: Job) -> dict[str, Any]:
     """What a log record of ``job`` carries."""
-    key = job.key
     return {
         "topic": job.partition.topic,
         "partition": job.partition.number,
         "offset": job.offset,
-        "key": key.decode("utf-8", "backslashreplace") if key is not None else None,
+        "key": text_of(job.key),
     }
 
 

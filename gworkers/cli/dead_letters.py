@@ -186,12 +186,12 @@ def show(letter_id: str, topic: str | None, file: Path, overrides: tuple[str, ..
                 f"from      {letter.origin}, written {terminal.moment(letter.number(SPRING + 'original-timestamp'))}",
                 f"failed    {terminal.moment(letter.failed_at)}, route {letter.route}, reason {letter.reason}, "
                 f"attempts {_attempts(letter)}",
-                f"key       {terminal.readable(record.key) if record.key is not None else '(none)'}",
+                f"key       {text_of(record.key) if record.key is not None else '(none)'}",
                 *headers,
                 f"error     {letter.exception}: {letter.error}",
                 *(letter.text(SPRING + "exception-stacktrace") or "").rstrip().splitlines(),
                 "",
-                *(terminal.readable(record.value) or "(no value)").splitlines(),
+                *(text_of(record.value) or "(no value)").splitlines(),
             ]
             for line in lines:
                 terminal.echo(line)

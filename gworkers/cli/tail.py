@@ -13,6 +13,7 @@ import click
 from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
 from gworkers.errors import UnavailableError, UsageError
+from gworkers.expressions import text_of
 from gworkers.handlers.job import Job
 from gworkers.kafka import green
 from gworkers.kafka.reading import read_lean
@@ -127,9 +128,9 @@ def _json(tp: Any, job: Job) -> str:
             "partition": tp.partition,
             "offset": job.offset,
             "timestamp": job.timestamp,
-            "key": terminal.readable(job.key),
+            "key": text_of(job.key),
             "headers": terminal.pairs(job.headers),
-            "value": terminal.readable(job.value),
+            "value": text_of(job.value),
         },
         ensure_ascii=False,
     )
@@ -137,7 +138,7 @@ def _json(tp: Any, job: Job) -> str:
 
 def _text(tp: Any, job: Job) -> str:
     headers = " ".join(f"{name}={_short(value)}" for name, value in terminal.pairs(job.headers))
-    key, value = terminal.readable(job.key), terminal.readable(job.value)
+    key, value = text_of(job.key), text_of(job.value)
     parts = [f"{tp.partition}@{job.offset}", terminal.moment(job.timestamp, "milliseconds"), "-" if key is None else key]
     if headers:
         parts.append(f"{{{headers}}}")

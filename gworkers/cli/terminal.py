@@ -9,14 +9,11 @@ from collections.abc import Iterable
 
 import click
 
+from gworkers.expressions import text_of
+
 #: Categories of Unicode that move a cursor, change a direction or end a line: control, format,
 #: surrogates, and line and paragraph separators.
 _UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def readable(value: bytes | None) -> str | None:
-    """The text of a key, a value or a header; bytes that are no UTF-8 are escaped."""
-    return None if value is None else value.decode("utf-8", "backslashreplace")
 
 
 def name_of(header: str) -> str:
@@ -26,7 +23,7 @@ def name_of(header: str) -> str:
 
 def pairs(headers: Iterable[tuple[str, bytes | None]]) -> list[list[str | None]]:
     """Headers for JSON: in their order, and each that there is, because names may repeat."""
-    return [[name_of(name), readable(value)] for name, value in headers]
+    return [[name_of(name), text_of(value)] for name, value in headers]
 
 
 def safe(text: str) -> str:

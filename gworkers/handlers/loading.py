@@ -163,6 +163,7 @@ def load_routes(loaded: Loaded) -> list[Route]:
 
 
 def _load(loaded: Loaded, problems: list[Problem]) -> list[Route]:
+    """What load_routes does, with the problems that are found put into ``problems``."""
 
     def find(kind: Callable[[str], Any], path: str, *key: str | int) -> Any:
         try:

@@ -15,7 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 
-from gworkers.errors import MessageError, text_of
+from gworkers.errors import MessageError, message_of
 from gworkers.handlers.job import Job, Row
 from gworkers.message import HandlerTimeout, Reject
 
@@ -82,7 +82,7 @@ def letter(job: Job, topic: str, group: str) -> Row:
         SPRING + "original-timestamp-type": job.timestamp_type.encode(),
         SPRING + "original-consumer-group": group.encode(),
         SPRING + "exception-fqcn": _name_of(cause).encode(),
-        SPRING + "exception-message": _cut(text_of(error)),
+        SPRING + "exception-message": _cut(message_of(error)),
         SPRING + "exception-stacktrace": _cut(_stack_of(cause), end=True),  # its end says what happened, its beginning how we got there
         OURS + "reason": reason_of(job).encode(),
         OURS + "route": job.partition.route.name.encode(),

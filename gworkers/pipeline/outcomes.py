@@ -18,6 +18,7 @@ from gworkers import log_context
 from gworkers.config.schema import Config
 from gworkers.errors import BreakerError, FatalError, MessageError, PassedOverError, RecordTooLargeError, SendError, one_line
 from gworkers.events import Events
+from gworkers.expressions import text_of
 from gworkers.handlers.job import Job, Row
 from gworkers.loop import Fatal, Loop
 from gworkers.pipeline import dead_letters, retry_topics
@@ -235,5 +236,5 @@ class Outcomes:
 
 
 def _where(job: Job) -> str:
-    key = f", key {job.key.decode('utf-8', 'backslashreplace')!r}" if job.key is not None else ""
+    key = f", key {text_of(job.key)!r}" if job.key is not None else ""
     return f"{job.partition.topic}, partition {job.partition.number}, offset {job.offset}{key}"

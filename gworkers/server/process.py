@@ -98,11 +98,10 @@ class Process:
         suspects = self._look_back(loaded)
         clients = Clients(loaded, servers, number)
         connections = KafkaConnections(clients, config.kafka.connect_timeout)
-        connections.group  # noqa: B018 - Kafka is reached before the application is set up
+        self.group = connections.group  # Kafka is reached before the application is set up
         topics.prepare(loaded, routes, clients)
         loading.run_setup(loaded)
         executor = self._executor(self._journal or NoJournal())
-        self.group = connections.group
         self.pipeline = Pipeline(config, routes, executor, workers_for(config), connections, suspects, fatal)
 
     def _look_back(self, loaded: Loaded) -> Suspicions:
