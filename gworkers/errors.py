@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from gworkers.text import ERROR_SHOWN, safe, shortened
+
 
 class Exit(IntEnum):
     """The statuses of the process; part of the public contract."""
@@ -154,17 +156,17 @@ class KilledError(MessageError):
     reason = "killed"
 
 
-# How an error is told in a log line or a header.
+# How an error is told.
 
 
 def one_line(error: BaseException) -> str:
-    """``ValueError: no such product``, for a log line or a header."""
+    """``ValueError: no such product``, for a log line: whatever its text is, it stays in the line."""
     name = type(error).__name__
     if getattr(error, "errno", None) is not None and getattr(error, "description", None):  # a broker's answer
         told = str(error.args[0]) if error.args and error.args[0] else error.description  # type: ignore[attr-defined]
     else:
         told = message_of(error)
-    text = " ".join(told.split()).removeprefix(f"{name}: ")
+    text = safe(shortened(" ".join(told.split()), ERROR_SHOWN)).removeprefix(f"{name}: ")
     return f"{name}: {text}" if text and text != name else name
 
 

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from gworkers.text import cut
 
 Look = Callable[[str], Any]
 _Node = Callable[[Look], Any]
@@ -34,6 +37,11 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 
 
+#: The longest text, in characters, and how deep its parts may be nested.
+LONGEST = 4_000
+DEEPEST = 50
+
+
 class Expression:
     """A compiled expression. ``names`` are those it asks for. Raises ValueError with a sentence
     when the text is none."""
@@ -42,10 +50,18 @@ class Expression:
         self.text = text
         self.names: set[str] = set()
         self._known = known
+        self._depth = 0
+        if len(text) > LONGEST:
+            raise ValueError(f"an expression of {len(text):,} characters is longer than {LONGEST:,}; a handler can decide what is so long")
+        told = repr(cut(text, 200))
         try:
-            tree = ast.parse(text.strip(), mode="eval")
-        except SyntaxError as error:
-            raise ValueError(f"{text!r} is not an expression: {error.msg}; write for example headers.kind == 'order'") from None
+            with warnings.catch_warnings(action="ignore"):  # ("a" is "b") is a comparison as good as any here
+                tree = ast.parse(text.strip(), mode="eval")
+        except (RecursionError, MemoryError):
+            raise ValueError(f"{told} is nested too deeply") from None
+        except (SyntaxError, ValueError) as error:
+            why = error.msg if isinstance(error, SyntaxError) else str(error)
+            raise ValueError(f"{told} is not an expression: {why}; write for example headers.kind == 'order'") from None
         self._test = self._compile(tree.body)
 
     def matches(self, look: Look) -> bool:
@@ -53,6 +69,15 @@ class Expression:
         return bool(self._test(look))
 
     def _compile(self, node: ast.expr) -> _Node:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise ValueError(f"{cut(self.text, 200)!r} is nested more than {DEEPEST} deep")
+        try:
+            return self._compiled(node)
+        finally:
+            self._depth -= 1
+
+    def _compiled(self, node: ast.expr) -> _Node:
         if isinstance(node, ast.BoolOp):
             parts = [self._compile(part) for part in node.values]
             if isinstance(node.op, ast.And):
@@ -75,7 +100,7 @@ class Expression:
                 constant = {"None": None, "True": True, "False": False}[name]
                 return lambda look: constant
             if name not in self._known:
-                raise ValueError(f"{self.text!r} asks for {name}, and there are {', '.join(sorted(self._known))}")
+                raise ValueError(f"{cut(self.text, 200)!r} asks for {name}, and there are {', '.join(sorted(self._known))}")
             self.names.add(name)
             return lambda look: look(name)
         if isinstance(node, ast.Attribute):
@@ -84,9 +109,8 @@ class Expression:
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
             inner, index = self._compile(node.value), node.slice.value
             return lambda look: _field(inner(look), index)
-        raise ValueError(
-            f"{self.text!r}: {ast.unparse(node)!r} is more than an expression here can say; comparisons, and, or, not are known"
-        )
+        told = f"{cut(self.text, 200)!r}: {cut(ast.unparse(node), 200)!r}"
+        raise ValueError(f"{told} is more than an expression here can say; comparisons, and, or, not are known")
 
     def _compare(self, node: ast.Compare) -> _Node:
         first = self._compile(node.left)
@@ -99,7 +123,7 @@ class Expression:
                 try:
                     if not test(left, right):
                         return False
-                except TypeError:
+                except (TypeError, RecursionError):
                     return False
                 left = right
             return True
@@ -117,8 +141,3 @@ def _field(value: Any, name: Any) -> Any:
 
 def _negative(value: Any) -> Any:
     return -value if isinstance(value, (int, float)) else None
-
-
-def text_of(value: bytes | None) -> str | None:
-    """A key, a value or a header as an expression sees it and a person reads it."""
-    return None if value is None else value.decode("utf-8", "backslashreplace")

@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from gworkers.expressions import text_of
 from gworkers.handlers.slot import running_job
+from gworkers.text import KEY_SHOWN, cut, safe, text_of
 
 if TYPE_CHECKING:
     from gworkers.handlers.job import Job
@@ -22,12 +22,13 @@ FIELDS = ("topic", "partition", "offset", "key")
 
 
 def fields(job: Job) -> dict[str, Any]:
-    """What a log record of ``job`` carries."""
+    """What a log record of ``job`` carries: the key as it can be shown."""
+    key = text_of(job.key)
     return {
         "topic": job.partition.topic,
         "partition": job.partition.number,
         "offset": job.offset,
-        "key": text_of(job.key),
+        "key": safe(cut(key, KEY_SHOWN)) if key is not None else None,
     }
 
 

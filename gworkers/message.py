@@ -8,6 +8,7 @@ or to overrule the retry policy.
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,12 +83,13 @@ class Retry(Exception):
     """Raised by a handler: try this message again after ``delay`` seconds, whatever the route's
     backoff says.
 
-    The route's number of attempts still holds. Without a delay the route's backoff decides. An
-    exception class of the application's own with an attribute ``retry_after`` (seconds) does the
-    same.
+    The delay is a number of seconds, a timedelta, a datetime, or a text such as ``2s``. The route's
+    number of attempts still holds. Without a delay the route's backoff decides. An exception class
+    of the application's own with an attribute ``retry_after`` (likewise, or as HTTP's header of this
+    name has it) does the same.
     """
 
-    def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
+    def __init__(self, reason: str = "", *, delay: float | str | datetime.timedelta | datetime.datetime | None = None) -> None:
         super().__init__(reason or "the handler asked for another attempt")
         self.delay = delay
 

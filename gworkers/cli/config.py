@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import yaml
 from pydantic import BaseModel
 
 from gworkers.cli.common import configured, examples
+from gworkers.config import secrets
 from gworkers.config.load import Loaded, load, walk
 from gworkers.config.schema import Config
 from gworkers.config.yaml import KeyPath
-
-_SECRET = re.compile(r"password|passwd|secret|token|credential|private", re.IGNORECASE)
 
 
 @click.command(
@@ -71,10 +69,10 @@ def _rows(loaded: Loaded) -> Any:
         elif isinstance(value, dict) and value:
             yield f"{indent}{key}:", ""
             for name, item in value.items():
-                hidden = _hidden(loaded, (*path, name))
-                yield f"{indent}  {name}: {'(hidden)' if hidden else _inline(item)}", _origin(origins, (*path, name))
+                below = (*path, name)
+                yield f"{indent}  {name}: {_inline(secrets.shown(loaded.document, below, item))}", _origin(origins, below)
         else:
-            yield f"{indent}{key}: {'(hidden)' if _hidden(loaded, path) else _inline(shown)}", origin
+            yield f"{indent}{key}: {_inline(secrets.shown(loaded.document, path, shown))}", origin
 
 
 def _inline(value: Any) -> str:
@@ -84,7 +82,3 @@ def _inline(value: Any) -> str:
 
 def _origin(origins: dict[KeyPath, str], path: KeyPath) -> str:
     return origins.get(path, "default")
-
-
-def _hidden(loaded: Loaded, path: KeyPath) -> bool:
-    return bool(_SECRET.search(str(path[-1]))) or path in loaded.document.secrets

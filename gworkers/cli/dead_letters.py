@@ -19,11 +19,12 @@ from gworkers.cli.common import clients_of, configured, examples
 from gworkers.cli.tail import moment
 from gworkers.config.units import parse_rate
 from gworkers.errors import UnavailableError, UsageError
-from gworkers.expressions import Expression, text_of
+from gworkers.expressions import Expression
 from gworkers.kafka import green
 from gworkers.pipeline.dead_letter_store import WHERE_NAMES, DeadLetterStore, Letter
 from gworkers.pipeline.dead_letters import OURS, SPRING
 from gworkers.pipeline.pacing import Bucket
+from gworkers.text import cut, text_of
 
 Chosen = Callable[[Letter], bool]
 
@@ -157,12 +158,12 @@ def ls(dealt_with: bool, as_json: bool, **options: Any) -> None:
                 continue
             if not number:
                 click.echo(f"{box.topic}\n{'ID':<12} {'FAILED AT':<19} {'ROUTE':<14} {'REASON':<12} {'FROM':<28} {'KEY':<16} ERROR")
-            key = terminal.cut(text_of(letter.record.key) or "-", 16)
+            key = cut(text_of(letter.record.key) or "-", 16)
             told = f"{letter.exception.rpartition('.')[2]}: {' '.join(letter.error.split())}"
             state = " (dealt with)" if letter.dealt_with else ""
             terminal.echo(
                 f"{letter.id:<12} {terminal.moment(letter.failed_at):<19} {letter.route:<14} {letter.reason:<12} "
-                f"{letter.origin:<28} {key:<16} {terminal.cut(told, 80)}{state}"
+                f"{letter.origin:<28} {key:<16} {cut(told, 80)}{state}"
             )
     if not boxes.found and not as_json:
         click.echo("no dead letters")

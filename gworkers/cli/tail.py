@@ -13,10 +13,10 @@ import click
 from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
 from gworkers.errors import UnavailableError, UsageError
-from gworkers.expressions import text_of
 from gworkers.handlers.job import Job
 from gworkers.kafka import green
 from gworkers.kafka.reading import read_lean
+from gworkers.text import cut, text_of
 
 
 @click.command(
@@ -146,4 +146,4 @@ def _text(tp: Any, job: Job) -> str:
 
 
 def _short(text: str | None) -> str:
-    return terminal.cut("" if text is None else " ".join(text.split()), 60)
+    return cut("" if text is None else " ".join(text.split()), 60)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from gworkers.config import yaml
+from gworkers.config import secrets, yaml
 from gworkers.config.schema import Config, Route
 from gworkers.config.units import type_name
 from gworkers.config.yaml import Document, KeyPath, dotted
@@ -78,30 +78,23 @@ def _problem(document: Document, detail: Any) -> Problem:
     if kind == "missing":
         return Problem(document.where(path[:-1]), dotted(path), f"the key is missing{_example(path)}")
     if kind == "value_error":
-        return Problem(document.where(path), dotted(path), _told(str(context["error"]), found))
+        return Problem(document.where(path), dotted(path), _told(document, path, str(context["error"]), found))
     if path == ("routes",) and kind in ("too_short", "dict_type"):
         return Problem(document.where(path), "routes", "expected at least one route: a name with topics and a handler below it")
-    return Problem(document.where(path), dotted(path), f"expected {_expected(kind, context, path)}{_example(path)}, got {_show(found)}")
+    got = secrets.found(document, path, found)
+    quotes = secrets.in_quotes(document, path) if kind == "string_type" else ""
+    return Problem(document.where(path), dotted(path), f"expected {_expected(kind, context, path)}{_example(path)}, got {got}{quotes}")
 
 
-def _told(text: str, found: Any) -> str:
+def _told(document: Document, path: KeyPath, text: str, found: Any) -> str:
     """A validator's own sentence, with what was found where that says more."""
+    if not text.startswith("expected ") and secrets.hidden(document, path):
+        return f"the value, which is {secrets.HIDDEN}, is not one that can stand here"
     if text.startswith("expected "):
-        return f"{text}, got {_show(found)}"
+        return f"{text}, got {secrets.found(document, path, found)}"
     if text.startswith(("'", '"')) or isinstance(found, (dict, BaseModel)):
-        return text
-    return f"got {_show(found)}; {text}"
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a section with keys"
-    if isinstance(value, list):
-        return "a list"
-    if value is None:
-        return "nothing"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+        return secrets.without_passwords(text)
+    return f"got {secrets.found(document, path, found)}; {text}"
 
 
 def _expected(kind: str, context: Mapping[str, Any], path: KeyPath) -> str:

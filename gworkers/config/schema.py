@@ -237,7 +237,7 @@ class Route(Section):
     @field_validator("topics", mode="before")
     @classmethod
     def _one(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        return value if value is None or isinstance(value, (list, dict)) else [value]
 
     @field_validator("pattern")
     @classmethod
@@ -245,7 +245,7 @@ class Route(Section):
         if value is not None:
             try:
                 re.compile(value)
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError) as error:
                 raise ValueError(f"not a regular expression: {error}") from None
         return value
 

@@ -18,6 +18,15 @@ KeyPath = tuple["str | int", ...]
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{file:(?P<file>[^}]+)\}")
 
+#: The most values that a file may have, each alias counted as often as it is used, how deep they may
+#: be nested, and how many characters the file may have.
+MOST_VALUES = 50_000
+DEEPEST = 50
+MOST_CHARACTERS = 2_000_000
+
+#: Numbers of YAML 1.1 that nobody means: 0123 is 83, 12:30 is 750.
+_SURPRISING = re.compile(r"[-+]?(0[0-7_]+|[1-9][0-9_]*(:[0-5]?[0-9])+)")
+
 
 def dotted(path: KeyPath) -> str:
     """``("routes", "price", "topics", 0)`` as people write it: ``routes.price.topics[0]``."""
@@ -32,13 +41,14 @@ class Document:
     """A configuration as it was written: plain data, and where each value and key stands.
 
     origins: path → "file:line", "--set", and with what the value was taken from where a variable
-    was replaced. secrets: paths whose values must not be shown, because they came out of a file or
-    a variable.
+    was replaced. replaced: paths whose values came out of a file or a variable. written: what is
+    written where YAML makes something else than text of it.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)
-    secrets: set[KeyPath] = field(default_factory=set)
+    replaced: set[KeyPath] = field(default_factory=set)
+    written: dict[KeyPath, str] = field(default_factory=dict)
     name: str = "the configuration"
 
     def where(self, path: KeyPath) -> str:
@@ -52,7 +62,9 @@ class Document:
         """Something else is to stand at ``path``."""
         for old in [p for p in self.origins if p[: len(path)] == path]:
             del self.origins[old]
-        self.secrets -= {p for p in self.secrets if p[: len(path)] == path}
+        self.replaced -= {p for p in self.replaced if p[: len(path)] == path}
+        for old in [p for p in self.written if p[: len(path)] == path]:
+            del self.written[old]
 
 
 class _Reader:
@@ -64,8 +76,15 @@ class _Reader:
         self._folder = folder
         self._environment = environment
         self._loader = yaml.SafeLoader("")
+        self._values = 0
 
     def read(self, node: yaml.Node, path: KeyPath = ()) -> Any:
+        """The value of ``node``. Raises ConfigError for what is out of all proportion."""
+        self._values += 1
+        if self._values > MOST_VALUES or len(path) > DEEPEST:
+            what = f"more than {MOST_VALUES:,} values" if self._values > MOST_VALUES else f"values nested more than {DEEPEST} deep"
+            text = f"the file has {what}, counting what an alias (*name) stands for; is that meant?"
+            raise ConfigError(Problem(f"{self.document.name}:{node.start_mark.line + 1}", dotted(path[:4]), text))
         line = f"{self.document.name}:{node.start_mark.line + 1}"
         self.document.origins.setdefault(path, line)
         if isinstance(node, yaml.MappingNode):
@@ -76,16 +95,27 @@ class _Reader:
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         try:
             value = self._loader.construct_object(node)
-        except (yaml.constructor.ConstructorError, ValueError):
+        except Exception:  # PyYAML's constructors raise whatever Python's do
             return self._refuse_tag(node, line, path)
-        return self._replace(value, path, line) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return self._replace(value, path, line)
+        self.document.written[path] = node.value
+        if isinstance(value, int) and _SURPRISING.fullmatch(node.value):
+            text = f'YAML reads {node.value} as the number {value}; put it in quotes, "{node.value}", or write the number as usual'
+            self.problems.append(Problem(line, dotted(path), text))
+        return value
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> Any:
         line = f"{self.document.name}:{node.start_mark.line + 1}"
         if node.tag != "tag:yaml.org,2002:map":
             return self._refuse_tag(node, line, path)
         own = sum(key.tag != "tag:yaml.org,2002:merge" for key, _ in node.value)
-        self._loader.flatten_mapping(node)
+        try:
+            self._loader.flatten_mapping(node)
+        except (yaml.constructor.ConstructorError, RecursionError) as error:
+            told = getattr(error, "problem", None) or "it contains itself"
+            self.problems.append(Problem(line, dotted(path), f"<< takes a section, or a list of sections: {told}"))
+            return None
         merged = len(node.value) - own  # what << brings stands before the mapping's own keys, which may overrule it
         result: dict[str, Any] = {}
         seen: set[str] = set()
@@ -112,9 +142,9 @@ class _Reader:
         def one(match: re.Match[str]) -> str:
             if match["file"] is not None:
                 file = self._folder / match["file"]
-                self.document.secrets.add(path)
+                self.document.replaced.add(path)
                 try:
-                    text = file.read_text().rstrip("\r\n")
+                    text = file.read_text("utf-8").rstrip("\r\n")
                 except (OSError, UnicodeDecodeError) as error:
                     reason = error.strerror if isinstance(error, OSError) else "it is not text"
                     self.problems.append(Problem(line, dotted(path), f"the file {file} cannot be read: {reason}"))
@@ -123,12 +153,16 @@ class _Reader:
                 return text
             name, default = match["name"], match["default"]
             found = self._environment.get(name)
-            if found is None and default is None:
+            if not found and default is not None:  # as in a shell: ":-" is for a variable that is empty, too
+                self.document.origins[path] = f"{line}, ${name} is {'not set' if found is None else 'empty'}"
+                return str(default)
+            if found is None:
                 text = f"the environment variable {name} is not set; set it, or write ${{{name}:-a default}}"
                 self.problems.append(Problem(line, dotted(path), text))
                 return ""
-            self.document.origins[path] = f"{line} from ${name}" if found is not None else f"{line}, ${name} is not set"
-            return found if found is not None else str(default)
+            self.document.origins[path] = f"{line} from ${name}"
+            self.document.replaced.add(path)
+            return found
 
         return _VARIABLE.sub(one, value)
 
@@ -136,9 +170,14 @@ class _Reader:
 def _parse(text: str, name: str) -> yaml.Node | None:
     if text.lstrip().startswith("{"):
         text = text.replace("\t", " ")  # JSON allows tabs between its tokens, YAML does not; inside its strings neither
-    loader = yaml.SafeLoader(text)
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(Problem(name, "", f"the file has {len(text):,} characters, more than {MOST_CHARACTERS:,}; is it the right one?"))
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
+    except RecursionError:
+        raise ConfigError(Problem(name, "", f"the file has values nested more than {DEEPEST} deep; is that meant?")) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark is not None else name
@@ -149,7 +188,8 @@ def _parse(text: str, name: str) -> yaml.Node | None:
             told += '; inside { } a variable needs quotes: "${NAME}"'
         raise ConfigError(Problem(where, "", f"this is not YAML: {told}")) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return node
 
 
@@ -172,7 +212,7 @@ def read_file(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[
     no text."""
     name = str(path)
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(Problem(name, "", "there is no such file; name it with -c FILE")) from None
     except IsADirectoryError:
@@ -208,6 +248,7 @@ def override(document: Document, assignment: str) -> None:
         target = below
     target[parts[-1]] = value
     document.forget(path)
-    document.secrets |= reader.document.secrets
+    document.replaced |= reader.document.replaced
+    document.written |= reader.document.written
     for new in reader.document.origins:
         document.origins[new] = "--set"

@@ -18,10 +18,11 @@ from gworkers.codecs import Decoder, Encode, describe
 from gworkers.config import schema
 from gworkers.config.units import format_duration
 from gworkers.errors import DecodeError, EncodeError, ExpiredError, PassedOverError
-from gworkers.expressions import Expression, text_of
+from gworkers.expressions import Expression
 from gworkers.handlers.batches import HandleBatch, compile_batch
 from gworkers.handlers.job import Job, Row
 from gworkers.message import INHERIT, Message, Record
+from gworkers.text import text_of
 
 #: How much work a hop takes along, in seconds, and how many messages at the most. Longer handlers
 #: go one at a time.

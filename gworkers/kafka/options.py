@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gworkers.config import secrets
 from gworkers.config.load import Loaded
 from gworkers.config.yaml import KeyPath, dotted
 from gworkers.errors import Problem
@@ -161,7 +162,10 @@ def problems(loaded: Loaded) -> Iterator[Problem]:
                 try:
                     convert(options[name], value)
                 except ValueError as error:
-                    text = f"{error}, got {value!r}" if str(error).startswith("expected") else str(error)
+                    text = str(error)
+                    if text.startswith("expected"):
+                        quotes = secrets.in_quotes(loaded.document, path) if text == "expected text" else ""
+                        text += f", got {secrets.found(loaded.document, path, value)}{quotes}"
             if text is not None:
                 yield Problem(loaded.document.where(path), dotted(path), text)
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from gworkers.errors import UnavailableError
-from gworkers.expressions import text_of
 from gworkers.handlers.job import Job
 from gworkers.kafka import green, options
 from gworkers.kafka.clients import Clients
@@ -23,6 +22,7 @@ from gworkers.kafka.reading import read_lean
 from gworkers.offsets import offset_map
 from gworkers.offsets.offsets import Offsets
 from gworkers.pipeline.dead_letters import OURS, SPRING
+from gworkers.text import text_of
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from gworkers import log_context
 from gworkers.config.schema import Config
 from gworkers.errors import BreakerError, FatalError, MessageError, PassedOverError, RecordTooLargeError, SendError, one_line
 from gworkers.events import Events
-from gworkers.expressions import text_of
 from gworkers.handlers.job import Job, Row
 from gworkers.loop import Fatal, Loop
 from gworkers.pipeline import dead_letters, retry_topics
@@ -26,6 +25,7 @@ from gworkers.pipeline.delivery import Delivery
 from gworkers.pipeline.ledger import Ledger
 from gworkers.pipeline.retries import Retries, delay_of, hopeless
 from gworkers.pipeline.scheduler import Scheduler
+from gworkers.text import KEY_SHOWN, cut, text_of
 
 log = logging.getLogger(__name__)
 
@@ -236,5 +236,5 @@ class Outcomes:
 
 
 def _where(job: Job) -> str:
-    key = f", key {text_of(job.key)!r}" if job.key is not None else ""
+    key = f", key {cut(text_of(job.key) or '', KEY_SHOWN)!r}" if job.key is not None else ""
     return f"{job.partition.topic}, partition {job.partition.number}, offset {job.offset}{key}"

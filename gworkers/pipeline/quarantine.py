@@ -134,7 +134,7 @@ class Suspects:
 
     def _read(self) -> None:
         try:
-            told = json.loads(self._path.read_text())
+            told = json.loads(self._path.read_text("utf-8"))
             found = [Suspect(**entry) for entry in told["suspects"]]
         except FileNotFoundError:
             found = []
@@ -147,7 +147,7 @@ class Suspects:
     def _write(self) -> None:
         temporary = self._path.with_suffix(".new")
         entries = [asdict(suspect) for of_partition in self._known.values() for suspect in of_partition.values()]
-        temporary.write_text(json.dumps({"version": 1, "suspects": entries}, indent=1) + "\n")
+        temporary.write_text(json.dumps({"version": 1, "suspects": entries}, indent=1) + "\n", "utf-8")
         temporary.replace(self._path)
 
 

@@ -7,20 +7,33 @@ comes after it in order waits as well.
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import email.utils
+import fractions
 import heapq
+import logging
 import math
 import random
+import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 from gevent.event import Event
 
+from gworkers.config.units import parse_duration
 from gworkers.errors import MessageError
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.loop import Fatal, Loop
 from gworkers.message import Reject, Retry
 from gworkers.pipeline.scheduler import Scheduler
+from gworkers.text import cut
+
+log = logging.getLogger(__name__)
+
+_NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d{1,15})?")
 
 
 def hopeless(job: Job) -> bool:
@@ -35,6 +48,31 @@ def hopeless(job: Job) -> bool:
     return bool(route.never and isinstance(error, route.never)) or bool(route.only and not isinstance(error, route.only))
 
 
+def seconds_of(asked: Any, now: Callable[[], float] = time.time) -> float | None:
+    """How long an application asks to wait, in seconds: a number, a timedelta, a moment (datetime), a
+    text such as ``2``, ``250ms``, or a date as HTTP's Retry-After has it. None for anything else."""
+    if isinstance(asked, str):
+        try:
+            asked = float(asked) if _NUMBER.fullmatch(asked.strip()) else parse_duration(asked)
+        except ValueError:
+            try:
+                asked = email.utils.parsedate_to_datetime(asked)
+            except (ValueError, OverflowError, IndexError):
+                return None
+    try:
+        if isinstance(asked, datetime.timedelta):
+            seconds = asked.total_seconds()
+        elif isinstance(asked, datetime.datetime):
+            seconds = max(0.0, asked.timestamp() - now())
+        elif isinstance(asked, (int, float, decimal.Decimal, fractions.Fraction)) and not isinstance(asked, bool):
+            seconds = float(asked)
+        else:
+            return None
+    except Exception:  # of the application's own type, which may do anything
+        return None
+    return seconds if 0 <= seconds < math.inf else None
+
+
 def delay_of(job: Job, draw: Callable[[], float] = random.random) -> float | None:
     """Seconds until the next attempt at a failed job, None when there is none.
 
@@ -47,8 +85,13 @@ def delay_of(job: Job, draw: Callable[[], float] = random.random) -> float | Non
     if job.attempt >= retry.attempts or job.origin is not None or hopeless(job):
         return None
     asked = error.delay if isinstance(error, Retry) else getattr(error, "retry_after", None)
-    if isinstance(asked, (int, float)) and not isinstance(asked, bool) and 0 <= asked < math.inf:
-        return float(asked)
+    if asked is not None:
+        seconds = seconds_of(asked)
+        if seconds is not None:
+            return seconds
+        what = "Retry(delay=…)" if isinstance(error, Retry) else f"{type(error).__name__}.retry_after"
+        told = repr(cut(asked, 80)) if type(asked) is str else f"of the type {type(asked).__name__}"
+        log.warning("%s is %s, which is no time to wait; the route's backoff decides", what, told)
     wait: float = min(retry.max_backoff, retry.backoff * 2.0 ** min(job.attempt - 1, 60))
     return wait * (1 - retry.jitter * draw())
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from gworkers import log_context
 from gworkers.config import schema
+from gworkers.text import ERROR_SHOWN, safe_json, safe_lines, shortened
 
 #: kafka-python says the same trouble many times a second; what a user must know of it, gworkers
 #: says itself.
@@ -20,8 +21,21 @@ QUIET = {"kafka": logging.CRITICAL}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "gworkers", "taskName"}
 
 
+#: The most characters of one message and of one stack trace that are written.
+MESSAGE_SHOWN = 64_000
+TRACE_SHOWN = 32_000
+
+
+def _trace(text: str) -> str:
+    """A stack trace, of a length that somebody reads: an exception's own text may have megabytes."""
+    return shortened("\n".join(shortened(line, ERROR_SHOWN) for line in text.split("\n")), TRACE_SHOWN)
+
+
 class TextFormatter(logging.Formatter):
-    """``2026-11-23 10:20:30.123 INFO shop.pricing [orders 2@117 key=c-9]: priced``"""
+    """``2026-11-23 10:20:30.123 INFO shop.pricing [orders 2@117 key=c-9]: priced``
+
+    Further lines of a message and of a stack trace are indented: only a record begins at the left.
+    """
 
     default_msec_format = "%s.%03d"
 
@@ -34,7 +48,14 @@ class TextFormatter(logging.Formatter):
         if found is not None:
             key = f" key={found['key']}" if found["key"] is not None else ""
             record.about = f" [{found['topic']} {found['partition']}@{found['offset']}{key}]"
-        return super().format(record)
+        record.message = safe_lines(shortened(record.getMessage(), MESSAGE_SHOWN))
+        record.asctime = self.formatTime(record)
+        text = self.formatMessage(record)
+        if record.exc_info:
+            text += "\n  " + safe_lines(_trace(self.formatException(record.exc_info)))
+        if record.stack_info:
+            text += "\n  " + safe_lines(record.stack_info)
+        return text
 
 
 class JsonFormatter(logging.Formatter):
@@ -43,12 +64,13 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-        line: dict[str, Any] = {"time": stamp, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        line: dict[str, Any] = {"time": stamp, "level": record.levelname, "logger": record.name}
+        line["message"] = shortened(record.getMessage(), MESSAGE_SHOWN)
         line.update(getattr(record, "gworkers", {}))
         line.update({k: v for k, v in vars(record).items() if k not in _STANDARD and k not in line})
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+            line["exception"] = _trace(self.formatException(record.exc_info))
+        return safe_json(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
@@ -70,11 +92,11 @@ def last_words(text: str) -> None:
     """Log why the process ends; on standard error itself where no handler would write it there."""
     enable()
     logger = logging.getLogger("gworkers")
-    for line in text.splitlines():
+    for line in text.split("\n"):
         logger.error("%s", line)
     if not _heard(logger):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write("".join(f"gworkers: {line}\n" for line in text.splitlines()))
+            sys.stderr.write("".join(f"gworkers: {line}\n" for line in text.split("\n")))
             sys.stderr.flush()
 
 

@@ -40,7 +40,7 @@ def write(config: Path, facts: dict[str, Any]) -> None:
             raise PermissionError(errno.EPERM, "it is another user's", str(folder))
         target = _file(config)
         temporary = target.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"pid": os.getpid(), "config": str(config.resolve()), **facts}))
+        temporary.write_text(json.dumps({"pid": os.getpid(), "config": str(config.resolve()), **facts}), "utf-8")
         temporary.replace(target)
     except OSError as error:
         log.warning(
@@ -53,7 +53,7 @@ def write(config: Path, facts: dict[str, Any]) -> None:
 def read(config: Path) -> dict[str, Any] | None:
     """What the server that runs ``config`` left, None when none runs."""
     try:
-        facts: dict[str, Any] = json.loads(_file(config).read_text())
+        facts: dict[str, Any] = json.loads(_file(config).read_text("utf-8"))
         os.kill(int(facts["pid"]), 0)
     except (OSError, ValueError, KeyError):
         return None

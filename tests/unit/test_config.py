@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 
 from gworkers.config.load import Loaded, load
 from gworkers.errors import ConfigError
+from tests.support.servers import ENVIRONMENT
 
 GOOD = """\
 kafka:
@@ -227,7 +231,7 @@ def test_variables_defaults_and_files_are_replaced(tmp_path: Path) -> None:
     found = loaded(tmp_path, text, env={"TEAM": "shop"})
     assert found.config.kafka.group == "shop-test"
     assert found.config.kafka.client == {"sasl_plain_password": "hush"}
-    assert ("kafka", "client", "sasl_plain_password") in found.document.secrets
+    assert ("kafka", "client", "sasl_plain_password") in found.document.replaced
 
 
 def test_what_a_variable_holds_is_text_and_is_not_parsed_again(tmp_path: Path) -> None:
@@ -272,3 +276,100 @@ def test_a_file_that_is_none_is_said_so(tmp_path: Path, make: Any, wanted: str) 
     make(file)
     with pytest.raises(ConfigError, match=wanted):
         load(file)
+
+
+def test_an_empty_variable_has_its_default_as_in_a_shell(tmp_path: Path) -> None:
+    text = GOOD.replace("pricing\n", "${TEAM:-pricing}\n", 1)
+    assert loaded(tmp_path, text, env={"TEAM": ""}).config.kafka.group == "pricing"
+    assert loaded(tmp_path, text, env={"TEAM": "shop"}).config.kafka.group == "shop"
+    assert loaded(tmp_path, text).config.kafka.group == "pricing"
+    assert problems(tmp_path, GOOD.replace("pricing\n", "${TEAM}\n", 1), env={"TEAM": ""}) == [
+        "app.yaml:2 from $TEAM: kafka.group: expected text of at least one character (for example pricing), got a value that is (hidden)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        (
+            "concurrency: 010\n",
+            'app.yaml:7: concurrency: YAML reads 010 as the number 8; put it in quotes, "010", or write the number as usual',
+        ),
+        (
+            "admin: {bind: 12:30}\n",
+            'app.yaml:7: admin.bind: YAML reads 12:30 as the number 750; put it in quotes, "12:30", or write the number as usual',
+        ),
+        ("state_dir: no\n", 'app.yaml:7: state_dir: expected text (for example /var/lib/gworkers), got no; put it in quotes: "no"'),
+        (
+            "state_dir: 2026-11-25\n",
+            'app.yaml:7: state_dir: expected text (for example /var/lib/gworkers), got 2026-11-25; put it in quotes: "2026-11-25"',
+        ),
+        ("commit: {interval: 1_000}\n", "expected a duration with its unit, such as 250ms, 30s, 5m, 2h or 1d, got 1_000"),
+        ("commit: {map: 'no way'}\n", "app.yaml:7: commit.map: expected true or false, got 'no way'"),
+    ],
+)
+def test_what_yaml_makes_of_plain_words_is_told(line: str, wanted: str, tmp_path: Path) -> None:
+    assert wanted in problems(tmp_path, GOOD + line)[0]
+
+
+@pytest.mark.parametrize("word", ["on", "no", "1.5", "12345"])
+def test_a_topic_that_yaml_takes_for_something_else_wants_quotes(word: str, tmp_path: Path) -> None:
+    for written in (word, f"[{word}]"):
+        (told,) = problems(tmp_path, GOOD.replace("[orders]", written))
+        assert told.endswith(f'got {word}; put it in quotes: "{word}"')
+
+
+def test_no_secret_is_shown_in_an_error(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2-in-a-file")
+    text = GOOD + "concurrency: ${file:secret}\nexecutor: ${MODE}\nstate_dir: {password: hunter2}\n"
+    text = text.replace("group: pricing", "group: pricing\n  bootstrap_servers: postgres://me:hunter2@db:1/x")
+    told = problems(tmp_path, text, env={"MODE": "hunter2-in-a-variable"})
+    assert len(told) == 4
+    assert "hunter2" not in "\n".join(told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)),
+        "a: &a [*a]\n",
+        "a: &a {b: *a}\n",
+        "a: &a {<<: *a}\n",
+        "a: {<<: 3}\n",
+        "a: {? [1, 2] : 3}\n",
+        "a: " + "[" * 5_000,
+        "{a: " * 200 + "1" + "}" * 200,
+        "a: !!int ''\n",
+        "a: !!bool maybe\n",
+        "a: !!timestamp now\n",
+        "a: !!binary x\n",
+        "a: " + "9" * 10_000,
+        "a: \x07\n",
+        "a: \ud800\n",
+        "routes: {r: {when: '" + "(" * 300 + "'}}\n",
+        "routes: {r: {when: '" + "-" * 3_000 + "1'}}\n",
+        "routes: {r: {when: 'a\0b'}}\n",
+        "routes: {r: {pattern: '" + "(" * 3_000 + "'}}\n",
+        "routes: 3\nkafka: []\n",
+        "x" * 3_000_000,
+    ],
+)
+def test_a_file_out_of_all_proportion_is_a_sentence_and_at_once(text: str, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    file = tmp_path / "app.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ConfigError) as caught:
+        load(file, (), {})
+    assert all(len(str(problem)) < 1_000 for problem in caught.value.problems)
+    assert time.monotonic() - begun < 20
+
+
+def test_files_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_bytes("﻿# Preise für Köln\n".encode() + GOOD.replace("shop.", "läden.").encode())
+    code = "import sys; from pathlib import Path; from gworkers.config.load import load; load(Path(sys.argv[1]), (), {})"
+    plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "app.yaml")], env={**ENVIRONMENT, **plain}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

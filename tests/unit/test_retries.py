@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from gworkers import Reject, Retry
 from gworkers.errors import DecodeError, EncodeError, RecordTooLargeError, SendError
 from gworkers.handlers.job import Job
-from gworkers.pipeline.retries import delay_of
+from gworkers.pipeline.retries import delay_of, seconds_of
 from tests.support.jobs import job_of, partition_of, route_of
 
 
@@ -65,3 +68,40 @@ def test_a_delay_that_is_none_leaves_the_backoff_to_decide(asked: Any) -> None:
         retry_after = asked
 
     assert delay_of(failed(Odd())) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        (2, 2.0),
+        (0.25, 0.25),
+        (-1, None),
+        ("2", 2.0),
+        (" 2.5 ", 2.5),
+        ("250ms", 0.25),
+        ("1m", 60.0),
+        (datetime.timedelta(minutes=2), 120.0),
+        (datetime.datetime.fromtimestamp(1_000_010, datetime.UTC), 10.0),
+        ("Mon, 12 Jan 1970 13:46:50 GMT", 10.0),
+        (decimal.Decimal("1.5"), 1.5),
+        (math.inf, None),
+        (math.nan, None),
+        (True, None),
+        ("soon", None),
+        ("9" * 400 + "h", None),
+        ([2], None),
+        (10**400, None),
+    ],
+)
+def test_how_long_an_application_asks_to_wait(asked: object, seconds: float | None) -> None:
+    assert seconds_of(asked, lambda: 1_000_000) == seconds
+
+
+def test_a_wait_that_is_none_is_told_and_the_backoff_decides(caplog: pytest.LogCaptureFixture) -> None:
+    class Busy(Exception):
+        retry_after = "soon"
+
+    partition = partition_of(retry={"attempts": 3, "backoff": "1s", "jitter": 0})
+    assert delay_of(job_of(partition, error=Busy())) == 1.0
+    assert "Busy.retry_after is 'soon', which is no time to wait; the route's backoff decides" in caplog.text
+    assert delay_of(job_of(partition, error=Retry(delay="2"))) == 2.0

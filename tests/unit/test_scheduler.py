@@ -120,12 +120,18 @@ class History(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def hold(self, data: Any) -> None:
-        """The later ones of a batch go behind an earlier one that is tried again."""
+        """The later ones of a batch go behind an earlier one that is tried again, as soon as the batch
+        has come back: before any of them is finished."""
         lanes: dict[Any, list[Job]] = defaultdict(list)
         for job in sorted(self.out, key=lambda job: job.offset):
             if "batch" in self.orders[job.partition.number] and not job.partition.closing:
                 lanes[(job.partition, job.lane)].append(job)
-        choices = [taken for taken in lanes.values() if len(taken) > 1]
+        done = {(job.partition, job.lane, job.offset) for job in self.finished}
+        choices = [
+            taken
+            for (partition, lane), taken in lanes.items()
+            if len(taken) > 1 and not any(other[:2] == (partition, lane) and other[2] > taken[0].offset for other in done)
+        ]
         if choices:
             taken = data.draw(st.sampled_from(choices))
             rest = taken[data.draw(st.integers(1, len(taken) - 1)) :]
