@@ -2,6 +2,13 @@
 
 import os
 import signal
+import sys
+
+# ``python -m`` looks for every module in the working directory first. What lies there by chance (a
+# click.py, an http.py) is not to take the place of what is installed; the application's own modules
+# are in ``app.path``.
+if __name__ == "__main__" and not sys.flags.safe_path and sys.path and os.path.samefile(sys.path[0] or ".", "."):
+    sys.path.append(sys.path.pop(0))
 
 
 def main() -> None:

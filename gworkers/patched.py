@@ -4,6 +4,12 @@ is imported.
 ``executor: greenlet`` is started this way; see gworkers.cli.run.
 """
 
+import os
+import sys
+
+if not sys.flags.safe_path and sys.path and os.path.samefile(sys.path[0] or ".", "."):
+    sys.path.append(sys.path.pop(0))  # as gworkers.__main__ does
+
 from gevent import monkey
 
 monkey.patch_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from typing import Any
@@ -61,6 +62,9 @@ for command in (run, check, config, send, tail, lag, dead_letters):
 
 def main(args: list[str] | None = None) -> Any:
     """Run a command line; ends the process with one of the documented statuses."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale, nothing that is printed ends the process
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = gworkers_command.main(args, prog_name="gworkers", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import sysconfig
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
+import gworkers
 from gworkers.cli.common import configured, examples
 from gworkers.config.load import load
 from gworkers.config.units import parse_duration
@@ -21,6 +25,17 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str | No
         return parse_duration(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _begin_anew(module: str) -> NoReturn:
+    """Become a Python that runs ``module`` with the arguments and the interpreter's options of this
+    one, and looks for nothing in the working directory."""
+    own = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # options, then -m and a module, or a script
+    options = own[:-2] if own[-2:-1] == ["-m"] else own[:-1]
+    home = str(Path(gworkers.__file__).resolve().parent.parent)
+    if home not in sysconfig.get_paths().values():  # a checkout, which may have been found as the working directory
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    os.execv(sys.executable, [sys.executable, *options, *([] if "-P" in options else ["-P"]), "-m", module, *sys.argv[1:]])
 
 
 @click.command(
@@ -42,7 +57,9 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
     if loaded.config.executor == "greenlet" and not green.patched():
         # The patch must come before every other import, so the process begins anew; its id stays
         # the same.
-        os.execv(sys.executable, [sys.executable, "-m", "gworkers.patched", *sys.argv[1:]])
+        _begin_anew("gworkers.patched")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a handler prints is to be seen when it is printed
+        sys.stdout.reconfigure(line_buffering=True)
     from gworkers.supervisor.server import Server
 
     return Server(loaded, until_idle=until_idle, file=file).run()

@@ -56,6 +56,46 @@ def test_a_package_that_cannot_be_had_is_a_sentence_and_69_and_nothing_half_made
     assert not (clone / ".venv/gworkers-lock").exists(), "a half-made environment would be taken for a whole one"
 
 
+def test_a_checkout_that_cannot_be_written_is_a_sentence(clone: Path) -> None:
+    """As another user's is; the tests may run as root, who may write everywhere but there."""
+    (clone / ".venv.lock").unlink()
+    (clone / ".venv.lock").mkdir()
+    try:
+        done = subprocess.run([str(clone / "bin/gworkers"), "--version"], cwd=clone, env=BARE, capture_output=True, text=True, timeout=60)
+    finally:
+        (clone / ".venv.lock").rmdir()
+    assert done.returncode == 69
+    assert re.fullmatch(
+        r"gworkers: the environment \S+/\.venv cannot be made: Is a directory: \S+/\.venv\.lock\. Run it once as the user that .*\n",
+        done.stderr,
+    )
+
+
+def test_somebodys_settings_of_pip_put_the_packages_nowhere_else(clone: Path, tmp_path: Path) -> None:
+    (tmp_path / "pip.conf").write_text(f"[install]\nuser = true\n[global]\nprefix = {tmp_path}/prefix\n")
+    environment = {**BARE, "PIP_TARGET": str(tmp_path / "target"), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_DRY_RUN": "1"}
+    done = subprocess.run(
+        [str(clone / "bin/gworkers"), "--version"], cwd=clone, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("gworkers ")
+    assert {path.name for path in tmp_path.iterdir()} == {"pip.conf"}
+    shutil.rmtree(clone / ".venv")
+
+
+def test_an_environment_in_which_nothing_starts_is_not_taken_for_whole(clone: Path) -> None:
+    module = clone / "gworkers/message.py"
+    whole = module.read_text()
+    module.write_text("import no_such_module\n")
+    try:
+        done = subprocess.run([str(clone / "bin/gworkers"), "--version"], cwd=clone, env=BARE, capture_output=True, text=True, timeout=300)
+    finally:
+        module.write_text(whole)
+    assert done.returncode == 69
+    assert done.stderr.endswith("and the program does not start in it: ModuleNotFoundError: No module named 'no_such_module'\n")
+    assert not (clone / ".venv/gworkers-lock").exists()
+
+
 def test_two_that_start_at_once_make_one_environment_and_the_first_look_works(clone: Path, tmp_path: Path) -> None:
     """The README's first command, twice at once, in a clone that holds what a failed attempt left."""
     begun = time.monotonic()
