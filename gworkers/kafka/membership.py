@@ -26,11 +26,12 @@ JOIN_MS = 30_000
 
 
 class KafkaMembership:
-    """Asked by whoever sends. All on the hub's thread."""
+    """Asked by whoever sends. All on the hub's thread. session: how long the group waits for a sign
+    of life, in seconds."""
 
     def __init__(self, consumer: Any) -> None:
         self._coordinator = consumer._coordinator
-        self._session = self._coordinator.config["session_timeout_ms"] / 1000
+        self.session = self._coordinator.config["session_timeout_ms"] / 1000
         self._stable = green.module("kafka.structs").MemberState.STABLE
         self._sure = True
 
@@ -43,7 +44,7 @@ class KafkaMembership:
             # From when the last acknowledged heartbeat was sent: its answer may have lain in the
             # socket while this process was stopped.
             acknowledged = max(min(beat.last_send, beat.last_receive), beat.last_reset)
-            self._sure = time.monotonic() - acknowledged < self._session
+            self._sure = time.monotonic() - acknowledged < self.session
         elif coordinator._generation.is_lost():
             self._sure = False
         return self._sure

@@ -48,7 +48,10 @@ class Listener(Protocol):
 
 
 class Membership(Protocol):
-    """Whether this process may still believe that its partitions are its own."""
+    """Whether this process may still believe that its partitions are its own. session: how long the
+    group waits for a sign of life, in seconds."""
+
+    session: float
 
     def sure(self) -> bool:
         """Whether results may be sent."""

@@ -126,10 +126,9 @@ class Process:
         """Begin to take messages. Does not block."""
         _tame_collector()
         self.pipeline.start()
-        if self._config.executor == "greenlet":
-            keeper = self.pipeline.time_keeper
-            self._watchdog = HubWatchdog(lambda: keeper.beat, self._fatal)
-            self._watchdog.start()
+        keeper = self.pipeline.time_keeper
+        self._watchdog = HubWatchdog(lambda: keeper.beat, self.group.membership.session, self._fatal)
+        self._watchdog.start()
 
     def drain(self, error: BaseException | None) -> int:
         """Let what runs finish; returns how many messages were left when the grace was over.

@@ -28,7 +28,7 @@ LOOPS: list[tuple[str, str, dict[str, Any]]] = [
     ("a batch's wait", "gworkers.pipeline.pacing:Pacing._formed", {"order": "key", "batch": {"by": "key", "max_wait": "50ms"}}),
     ("watch", "gworkers.server.watch:Watch._look_for_topics", {}),
     ("progress", "gworkers.server.progress:Progress._show", {}),
-    ("hub watchdog", "gworkers.handlers.hub_watchdog:HubWatchdog._take_seen", {"executor": "greenlet"}),
+    ("hub watchdog", "gworkers.handlers.hub_watchdog:HubWatchdog._take_over", {}),
 ]
 
 APP = """

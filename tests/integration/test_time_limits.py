@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import time
 from typing import Any
 
 import pytest
 
-from tests.support.servers import configuration, consume, create_topic, produce, unique
+from tests.support.servers import configuration, consume, create_topic, produce, unique, until
 
 APP = """
 import time, gevent, gworkers
@@ -60,7 +63,9 @@ def test_a_handler_over_its_limit_is_interrupted_and_its_message_fails_alone(
     assert {dict(m.headers())["kafka_dlt-exception-message"] for m in dead} == {b"the handler took longer than its timeout of 500ms"}
     assert server.log.count("and is interrupted") <= 21
     if executor == "greenlet":
-        server.says(r"nothing else ran for [\d.]+ s, not even heartbeats; the hub was held by the handler of route main, at")
+        server.says(
+            r"the hub was held 1 time for more than 0\.1 s, once for 0\.\d+ s by the handler of route main, at \S+app\.py:7 in handle"
+        )
 
 
 @pytest.mark.parametrize("kind", ["stuck", "swallows"])
@@ -110,3 +115,60 @@ def test_the_next_messages_of_a_key_wait_for_one_that_is_given_up(kafka_servers:
     assert server.wait() == 0, server.log
     assert [m.value() for m in consume(kafka_servers, output)] == [b"good %d" % n for n in range(20)]
     assert [m.value() for m in consume(kafka_servers, dead)] == [b"stuck 0"]
+
+
+POOL = """
+import multiprocessing
+def double(n):
+    return 2 * n
+def handle(value):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return str(pool.apply(double, (int(value),)))
+"""
+
+
+def test_a_hub_that_will_never_go_on_ends_the_process_and_is_named(real_kafka: str, source: str, output: str, start: Any) -> None:
+    """multiprocessing waits for its pipes in C: in a greenlet nothing else runs."""
+    produce(real_kafka, source, [(None, b"1")])
+    consumer = {"session_timeout_ms": 8000, "heartbeat_interval_ms": 2000}
+    config = configuration(real_kafka, "app:handle", source, output, encode="text", executor="greenlet", timeout="1s")
+    config["kafka"]["consumer"] = consumer
+    server = start(config, app=POOL)
+    server.says(r"nothing else has run for \d+ s, not even heartbeats: the hub is held by \S+multiprocessing/\S+:\d+ in ")
+    assert server.wait(30) == 70, server.log
+    assert "the process ends. Where its threads are:" in server.log
+    assert re.search(r'^  File ".*multiprocessing', server.log, re.MULTILINE)
+
+
+def test_a_process_that_was_stopped_for_long_is_not_taken_for_one_whose_hub_is_held(
+    real_kafka: str, source: str, output: str, start: Any
+) -> None:
+    config = configuration(real_kafka, "app:handle", source, output, decode="text", encode="text")
+    config["kafka"]["consumer"] = {"session_timeout_ms": 3000, "heartbeat_interval_ms": 1000}
+    server = start(config, app="def handle(value):\n    return value\n")
+    server.says("assigned: ")
+    server.signal(signal.SIGSTOP)
+    time.sleep(5)  # longer than the limit; nothing can be seen of a stopped process
+    server.signal(signal.SIGCONT)
+    produce(real_kafka, source, [(None, b"good")])
+    until(lambda: consume(real_kafka, output), what="the result")
+    assert "the hub is held" not in server.log
+    assert server.stop() == 0
+
+
+COMPUTES = """
+import time
+def handle(value):
+    ends = time.process_time() + 0.3
+    while time.process_time() < ends:
+        pass
+    return value
+"""
+
+
+def test_what_holds_the_hub_for_a_moment_is_told_with_its_line(real_kafka: str, source: str, output: str, start: Any) -> None:
+    produce(real_kafka, source, [(None, b"1")])
+    config = configuration(real_kafka, "app:handle", source, output, executor="greenlet")
+    server = start(config, app=COMPUTES)
+    server.says(r"held \d+ times? for more than 0\.1 s, once for 0\.\d\d s by the handler of route main, at \S+app\.py:[56] in handle")
+    assert server.stop() == 0
