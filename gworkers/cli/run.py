@@ -60,6 +60,10 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
         _begin_anew("gworkers.patched")
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a handler prints is to be seen when it is printed
         sys.stdout.reconfigure(line_buffering=True)
+    from gworkers.supervisor.ending import end_within
     from gworkers.supervisor.server import Server
 
-    return Server(loaded, until_idle=until_idle, file=file).run()
+    server = Server(loaded, until_idle=until_idle, file=file)
+    status = server.run()
+    end_within(server.grace_left, status)
+    return status

@@ -7,6 +7,7 @@ job of the block is left to run. Each job has then ``rows`` or ``error`` set and
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from queue import SimpleQueue
@@ -22,12 +23,23 @@ from gworkers.handlers.time_limits import TimeLimit
 from gworkers.message import HandlerTimeout
 from gworkers.offsets.journal import Journaling
 
+log = logging.getLogger(__name__)
+
 #: How long one greenlet or callback may keep the hub before it lets the others have a turn,
 #: seconds.
 HUB_TURN = 0.003
 
 #: While blocks finish one after the other the hub looks for them this often, in seconds.
 TICK = 0.001
+
+
+class TooFewThreadsError(Exception):
+    """Only ``started`` of the ``wanted`` threads could be started."""
+
+    def __init__(self, started: int, wanted: int) -> None:
+        super().__init__(f"only {started} of {wanted} threads could be started")
+        self.started = started
+        self.wanted = wanted
 
 
 class Executor(Protocol):
@@ -79,8 +91,11 @@ class ThreadExecutor:
     def start(self) -> None:
         watch_forks()
         self._wake.start(self._collect)
-        for _ in range(self._threads):
-            self._pool.spawn(self._serve)
+        for started in range(self._threads):
+            try:
+                self._pool.spawn(self._serve)
+            except (RuntimeError, MemoryError, OSError) as error:
+                raise TooFewThreadsError(started, self._threads) from error
 
     def run(self, block: Block) -> None:
         block.waiter = gevent.getcurrent()
@@ -93,7 +108,10 @@ class ThreadExecutor:
     def replace(self, block: Block) -> bool:
         self.stuck.add(block)
         self._pool.maxsize = max(self._pool.maxsize, self._threads + len(self.stuck))
-        self._pool.spawn(self._serve)
+        try:
+            self._pool.spawn(self._serve)
+        except (RuntimeError, MemoryError, OSError) as error:
+            log.error("no thread can be started in its place, one handler less runs from now on: %s", error)
         self._hub.loop.run_callback(block.waiter.switch)
         return True
 

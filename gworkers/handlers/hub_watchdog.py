@@ -75,7 +75,10 @@ class HubWatchdog:
         self._loop = Loop("hub watchdog", self._tell, fatal)
 
     def start(self) -> None:
-        _start(self._look, ())
+        try:
+            _start(self._look, ())
+        except RuntimeError as error:
+            log.warning("nothing watches over the hub, because no thread can be started for it: %s", error)
         self._loop.start()
 
     def stop(self) -> None:

@@ -20,9 +20,9 @@ import gevent
 
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
-from gworkers.errors import ConfigError, Problem, RestartError
+from gworkers.errors import ConfigError, Problem, RestartError, UnavailableError
 from gworkers.handlers import loading
-from gworkers.handlers.executor import Executor, GreenletExecutor, ThreadExecutor
+from gworkers.handlers.executor import Executor, GreenletExecutor, ThreadExecutor, TooFewThreadsError
 from gworkers.handlers.hub_watchdog import HubWatchdog
 from gworkers.handlers.routes import Route
 from gworkers.kafka import green
@@ -34,7 +34,7 @@ from gworkers.offsets.journal import Journal, JournalError, Journaling, NoJourna
 from gworkers.pipeline import quarantine
 from gworkers.pipeline.pipeline import Pipeline
 from gworkers.pipeline.quarantine import NoSuspects, Suspicions
-from gworkers.server import topics
+from gworkers.server import limits, topics
 
 log = logging.getLogger("gworkers")
 
@@ -125,7 +125,13 @@ class Process:
     def start(self) -> None:
         """Begin to take messages. Does not block."""
         _tame_collector()
-        self.pipeline.start()
+        try:
+            self.pipeline.start()
+        except TooFewThreadsError as error:
+            raise UnavailableError(
+                f"concurrency {error.wanted} needs as many threads, and only {error.started} could be started: {limits.threads()}; "
+                "raise the limit, or lower concurrency"
+            ) from None
         keeper = self.pipeline.time_keeper
         self._watchdog = HubWatchdog(lambda: keeper.beat, self.group.membership.session, self._fatal)
         self._watchdog.start()

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +27,11 @@ from gworkers.admin.server import Admin
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
 from gworkers.config.units import format_duration
-from gworkers.errors import ConfigError, Exit, GworkersError, StopAsked
+from gworkers.errors import ConfigError, Exit, GworkersError, StopAsked, UnavailableError
 from gworkers.handlers import loading
 from gworkers.handlers.routes import Route
 from gworkers.kafka import embedded, options, versions
-from gworkers.server import logs
+from gworkers.server import limits, logs
 from gworkers.server.process import Process, check_executor
 from gworkers.server.progress import Progress
 from gworkers.server.watch import Watch
@@ -77,6 +78,7 @@ class Server:
         self._stop_asked = Event()
         self._error: BaseException | None = None
         self._signals = 0
+        self._stop_began: float | None = None
         self._embedded: embedded.Embedded | None = None
         self._admin: Admin | None = None
         self._progress: Progress | None = None
@@ -98,6 +100,7 @@ class Server:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             process.start()
             self._stop_asked.wait()
+            self._stop_began = time.monotonic()
             unsettled = process.drain(self._error)
         except GworkersError as error:
             logs.last_words(str(error))
@@ -105,9 +108,14 @@ class Server:
         except StopAsked as signalled:
             log.info("%s: stopped before it had begun", signalled.name)
         except Exception as error:
-            logs.enable()
-            log.exception("an error inside gworkers; please report it")
-            self._error = error
+            told = limits.exhausted(error)
+            if told is not None:
+                logs.last_words(told)
+                self._error = UnavailableError(told)
+            else:
+                logs.enable()
+                log.exception("an error inside gworkers; please report it")
+                self._error = error
         finally:
             committed = self._close()
         return self._status(unsettled, committed)
@@ -115,6 +123,12 @@ class Server:
     def stop(self) -> None:
         """Ask it to drain and stop. From any greenlet; from another native thread use a signal."""
         self._stop_asked.set()
+
+    @property
+    def grace_left(self) -> float:
+        """Seconds of ``shutdown.grace`` that the stop has not used."""
+        asked = self._stop_began if self._stop_began is not None else time.monotonic()
+        return max(0.0, self._config.shutdown.grace - (time.monotonic() - asked))
 
     def fail(self, error: BaseException) -> None:
         """Stop because of an error; the first one is what the process ends with."""
@@ -128,6 +142,7 @@ class Server:
     def _start(self) -> Process:
         check_executor(self._loaded)
         versions.check()
+        limits.check_descriptors(self._config)
         routes = loading.load_routes(self._loaded)
         logs.enable()
         problems = list(options.problems(self._loaded))

@@ -194,3 +194,55 @@ def test_a_delay_that_lasts_for_years_is_told_with_its_message(real_kafka: str, 
     found = server.says(r"\[\S+ \d@0 key=k\]: waits ([\d]+) days for its turn, and holds up its partition: its timestamp is \d{16}")
     assert int(found[1]) > 10_000_000
     assert server.stop() == 0
+
+
+LINGERS = """
+import threading, time
+def refresh():
+    while True:
+        time.sleep(0.1)
+def setup():
+    threading.Thread(target=refresh, name="refresher").start()
+def handle(value):
+    return value
+"""
+
+
+def test_a_thread_of_the_application_holds_the_end_up_for_no_longer_than_the_grace(
+    kafka_servers: str, source: str, start: Any, executor: str
+) -> None:
+    config = configuration(kafka_servers, "app:handle", source, app={"setup": "app:setup"}, shutdown={"grace": "5s"}, executor=executor)
+    server = start(config, app=LINGERS)
+    server.says("assigned: ")
+    begun = time.monotonic()
+    assert server.stop(30) == 0, server.log
+    assert 4 < time.monotonic() - begun < 9
+    assert "everything settled" in server.log
+    assert re.search(
+        r"^gworkers: the thread 'refresher'.* still runs and holds up the end of the process, for 5 s", server.log, re.MULTILINE
+    )
+    assert re.search(r"^gworkers: the process ends, though the thread 'refresher'.* has not ended", server.log, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ("ulimit -n 16", r"this process may have 16 files and connections open \(ulimit -n\), and a server needs \d+; raise the limit"),
+        (
+            "ulimit -v 1000000",
+            r"concurrency 512 needs as many threads, and only \d+ could be started: this process may have 976 MiB of addresses "
+            r"\(ulimit -v\), of which each thread takes its stack \(ulimit -s\); raise the limit, or lower concurrency",
+        ),
+    ],
+    ids=["descriptors", "threads"],
+)
+def test_too_few_descriptors_or_threads_are_told_with_both_numbers(
+    limit: str, told: str, kafka_servers: str, source: str, written: Any
+) -> None:
+    folder = written(configuration(kafka_servers, "app:handle", source, concurrency=512), NOTHING)
+    line = f'{limit}; exec "{sys.executable}" -m gworkers run -c app.yaml --until-idle 500ms'
+    done = subprocess.run(["bash", "-c", line], cwd=folder, env=ENVIRONMENT, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 69, done.stderr
+    assert re.search(told, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert "please report it" not in done.stderr

@@ -1,0 +1,87 @@
+"""What the machine allows this process: descriptors (files and connections) and threads, with both
+numbers where they are too few."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+from contextlib import suppress
+from pathlib import Path
+
+from gworkers.config.schema import Config
+from gworkers.errors import UnavailableError
+
+log = logging.getLogger(__name__)
+
+#: Descriptors that a server needs beside those that are open when it starts: connections to a few
+#: brokers, twice, its journal, pipes, and one to look things up with.
+NEEDED = 24
+#: As many more as each handler may want to open: its own connection, and a file now and then.
+EACH_HANDLER = 2
+
+
+def check_descriptors(config: Config) -> None:
+    """Raises UnavailableError when no server can live with so few descriptors; says it in the log when
+    handlers may run short of them."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed = _open_now() + NEEDED
+    if allowed < needed:
+        raise UnavailableError(
+            f"this process may have {allowed} files and connections open (ulimit -n), and a server needs {needed}; raise the limit "
+            "(LimitNOFILE= in a systemd unit, minfds in supervisord.conf)"
+        )
+    wanted = needed + EACH_HANDLER * config.concurrency
+    if allowed < wanted:
+        log.warning(
+            "this process may have %d files and connections open (ulimit -n), and %d handlers that open some may need %d; raise the limit",
+            allowed,
+            config.concurrency,
+            wanted,
+        )
+
+
+def _open_now() -> int:
+    with suppress(OSError):
+        return len(os.listdir("/proc/self/fd"))
+    return 10
+
+
+def exhausted(error: BaseException) -> str | None:
+    """The sentence for an error that means a limit of the machine; None for any other."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"no more files and connections can be opened: {_open_now()} are open, this process may have {allowed} (ulimit -n); raise it"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"there is no space left on the device: {error.filename or 'a file'} cannot be written; make room"
+    if isinstance(error, MemoryError):
+        return "there is no memory left for this process; give it more, or lower concurrency or buffer.bytes"
+    return None
+
+
+def threads() -> str:
+    """What limits the number of threads here, for a sentence."""
+    found = []
+    allowed = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if allowed != resource.RLIM_INFINITY and os.getuid() != 0:
+        found.append(f"this user may have {allowed} processes and threads (ulimit -u)")
+    limit = _pids_max()
+    if limit is not None:
+        found.append(f"its control group may have {limit} (pids.max)")
+    memory = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if memory != resource.RLIM_INFINITY:
+        found.append(f"this process may have {memory >> 20} MiB of addresses (ulimit -v), of which each thread takes its stack (ulimit -s)")
+    return "; ".join(found) or "the machine allows no more"
+
+
+def _pids_max() -> int | None:
+    """What the process's control group (of either version) allows; None without a limit."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "pids"):
+                file = Path("/sys/fs/cgroup", controllers, path.lstrip("/"), "pids.max")
+                if file.exists():
+                    return int(file.read_text("ascii"))
+    return None
