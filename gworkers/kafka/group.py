@@ -24,6 +24,8 @@ class KafkaGroup:
         self._coordinator = consumer._coordinator
         self._structs = green.module("kafka.structs")
         self._paused: set[TopicPartition] = set()  # what kafka-python has been told to pause
+        self._out_of_range: list[tuple[TopicPartition, int]] = []
+        self._hear_of_resets(consumer._subscription)
 
     # -- reading
 
@@ -56,6 +58,22 @@ class KafkaGroup:
         for tp, state in list(self._consumer._subscription.assignment.items()):
             if state.position is not None:
                 yield tp, state.position.offset
+
+    def _hear_of_resets(self, subscription: Any) -> None:
+        """kafka-python goes on elsewhere, as auto_offset_reset says, without a word."""
+        reset = subscription.request_offset_reset
+
+        def request_offset_reset(partition: Any, *strategy: Any) -> None:
+            state = subscription.assignment.get(partition)
+            if state is not None and state.position is not None:
+                self._out_of_range.append((TopicPartition(partition.topic, partition.partition), state.position.offset))
+            reset(partition, *strategy)
+
+        subscription.request_offset_reset = request_offset_reset
+
+    def out_of_range(self) -> list[tuple[TopicPartition, int]]:
+        found, self._out_of_range = self._out_of_range, []
+        return found
 
     def end(self, tp: TopicPartition) -> int | None:
         state = self._consumer._subscription.assignment.get(self._their(tp))  # highwater() raises where it is not assigned

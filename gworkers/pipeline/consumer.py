@@ -26,6 +26,7 @@ from gworkers.kafka.protocols import Group, TopicPartition
 from gworkers.loop import Fatal, Loop
 from gworkers.pipeline import retry_topics
 from gworkers.pipeline.assignments import Assignments
+from gworkers.pipeline.gaps import Gaps
 from gworkers.pipeline.ledger import Ledger
 from gworkers.pipeline.rebalance import Rebalance
 from gworkers.pipeline.scheduler import Scheduler
@@ -44,12 +45,6 @@ POLL_WAIT_MS = 500
 #: seconds.
 FULL_WAIT = 0.1
 FAILED_WAIT = 1.0
-#: A hole between offsets that is looked into: compaction and transactions make smaller ones all the
-#: time.
-LARGE_HOLE = 10_000
-#: The same where messages wait in their topic, for a delay or another attempt, and may be deleted
-#: meanwhile: a marker of a transaction is a hole of one.
-SMALL_HOLE = 2
 
 FENCED = (
     "another process has joined the group under this one's kafka.group_instance_id, and this one is out; "
@@ -78,6 +73,7 @@ class Consumer:
         self._ledger = ledger
         self._fatal = fatal
         self._shares = Shares(ledger)
+        self._gaps = Gaps(group, fatal)
         self._poll_lock = Semaphore(1)
         self._loop = Loop("poller", self._poll, fatal)
         self._draining = False
@@ -134,6 +130,7 @@ class Consumer:
                 self._feed(found)
                 gevent.sleep(0)
                 continue
+            self._gaps.look_for_resets()
             self._catch_up()
             if self._group.membership.fenced():
                 raise UnavailableError(FENCED)
@@ -152,7 +149,7 @@ class Consumer:
                     self._assignments.check_against_the_log(partition, self._group.end(tp))
                 expected = partition.offsets.next
                 if expected is not None and offset > expected + 1:
-                    self._skipped_offsets(tp, partition, expected, offset)
+                    self._gaps.seen(tp, partition, expected, offset)
                 partition.offsets.skip_to(offset)
 
     def _poll_once(self, most: int, wait_ms: int) -> dict[TopicPartition, list[Job]]:
@@ -205,7 +202,7 @@ class Consumer:
             if expected is not None and jobs[0].offset < expected:
                 partition = self._assignments.begin_anew(partition, jobs[0].offset)
             elif expected is not None and jobs[0].offset > expected + 1:
-                self._skipped_offsets(tp, partition, expected, jobs[0].offset)
+                self._gaps.seen(tp, partition, expected, jobs[0].offset)
             offsets = partition.offsets
             self.polled += len(jobs)
             if offsets.restoring:
@@ -240,28 +237,3 @@ class Consumer:
                 partition.offsets.begin(job.offset)
                 partition.offsets.finish(job.offset)
         return ours
-
-    def _skipped_offsets(self, tp: TopicPartition, partition: Partition, expected: int, offset: int) -> None:
-        """Offsets are missing: what compaction and transactions leave out needs no word, what
-        retention has deleted does."""
-        known = partition.started
-        partition.started = True
-        if known and offset - expected < (SMALL_HOLE if partition.delay else LARGE_HOLE):
-            return
-
-        def look() -> None:
-            try:
-                begins = self._group.beginning(tp)
-            except Exception as error:
-                log.debug("where %s begins cannot be told: %s", partition.name, one_line(error))
-                return
-            if begins > expected:
-                log.warning(
-                    "%s: retention has deleted the offsets from %d to %d before their messages were handled; it goes on at %d",
-                    partition.name,
-                    expected,
-                    begins - 1,
-                    offset,
-                )
-
-        Loop(f"look at the beginning of {partition.name}", look, self._fatal, ends=True).start()

@@ -121,6 +121,26 @@ def test_metadata_that_is_no_map_is_said_once_and_nothing_is_skipped(
     assert sorted(int(m.value()) for m in consume(real_kafka, output)) == list(range(5, 20))
 
 
+@pytest.mark.parametrize("committed", [10, 500], ids=["deleted by retention", "beyond the end"])
+def test_what_latest_passes_over_is_said(real_kafka: str, output: str, start: Any, committed: int) -> None:
+    source = create_topic(real_kafka, unique("in"), partitions=1)
+    produce(real_kafka, source, ((None, b"%d" % n) for n in range(100)))
+    config = configuration(real_kafka, "app:handle", source, output)
+    config["kafka"]["consumer"] = {"auto_offset_reset": "latest"}
+    commit(real_kafka, config["kafka"]["group"], source, 0, committed, "")
+    admin = AdminClient({"bootstrap.servers": real_kafka})
+    (future,) = admin.delete_records([confluent_kafka.TopicPartition(source, 0, 50)]).values()
+    future.result(10)
+    server = start(config)
+    server.says(
+        rf"{source}\[0\]: the group's offset {committed} was out of range, and kafka.consumer.auto_offset_reset is latest: "
+        r"the 50 messages from 50 to 99 are not handled"
+    )
+    produce(real_kafka, source, [(None, b"new")])
+    assert [m.value() for m in until(lambda: consume(real_kafka, output), what="the result")] == [b"new"]
+    assert server.stop() == 0
+
+
 def test_what_retention_has_deleted_is_said(real_kafka: str, output: str, start: Any) -> None:
     source = create_topic(real_kafka, unique("in"), partitions=1)
     produce(real_kafka, source, ((None, b"%d" % n) for n in range(100)))
