@@ -13,7 +13,6 @@ import gevent
 
 from gworkers.errors import one_line
 from gworkers.handlers.partition import Partition
-from gworkers.kafka.errors import is_kafkas
 from gworkers.kafka.protocols import Group, TopicPartition
 from gworkers.loop import Fatal, Loop
 
@@ -58,9 +57,7 @@ class Gaps:
         def run() -> None:
             try:
                 look()
-            except Exception as error:
-                if not is_kafkas(error):
-                    raise
+            except Exception as error:  # kafka-python's own, or the client is being closed: nothing hangs on it
                 log.debug("where %s[%d] begins cannot be told: %s", tp.topic, tp.partition, one_line(error))
 
         Loop(f"look at the beginning of {tp.topic}[{tp.partition}]", run, self._fatal, ends=True).start()
