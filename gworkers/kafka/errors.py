@@ -19,6 +19,7 @@ class Kind(Enum):
     TOPIC_REFUSED = auto()  # no topic of this name can be
     INSTANCE_FENCED = auto()  # another member has this group_instance_id
     GROUP_REFUSES = auto()  # the group does not take this member as it is
+    OTHER_ASSIGNOR = auto()  # the other members of the group share partitions out in another way
     NO_OFFSET = auto()  # no offset to begin at, and auto_offset_reset is none
     DAMAGED = auto()  # a batch that cannot be read
     NO_CODEC = auto()  # a batch whose compression this process cannot undo
@@ -43,7 +44,8 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.TOPIC_NOT_ALLOWED: ("TopicAuthorizationFailedError",),
     Kind.TOPIC_REFUSED: ("InvalidTopicError", "PolicyViolationError"),
     Kind.INSTANCE_FENCED: ("FencedInstanceIdError",),
-    Kind.GROUP_REFUSES: ("InvalidGroupIdError", "InconsistentGroupProtocolError", "InvalidSessionTimeoutError"),
+    Kind.GROUP_REFUSES: ("InvalidGroupIdError", "InvalidSessionTimeoutError"),
+    Kind.OTHER_ASSIGNOR: ("InconsistentGroupProtocolError",),
     Kind.NO_OFFSET: ("NoOffsetForPartitionError", "OffsetOutOfRangeError"),
     Kind.DAMAGED: ("CorruptRecordError",),
     Kind.NO_CODEC: ("UnsupportedCodecError",),

@@ -27,6 +27,10 @@ class KafkaGroup:
         self._out_of_range: list[tuple[TopicPartition, int]] = []
         self._hear_of_resets(consumer._subscription)
 
+    @property
+    def assignors(self) -> list[str]:
+        return [assignor.name for assignor in self._coordinator.config["assignors"]]
+
     # -- reading
 
     def subscribe(self, topics: Sequence[str], patterns: Mapping[str, Collection[str]], listener: Listener) -> None:

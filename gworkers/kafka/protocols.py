@@ -70,6 +70,10 @@ class Group(Protocol):
     @property
     def membership(self) -> Membership: ...
 
+    @property
+    def assignors(self) -> list[str]:
+        """How this member can share out partitions, by Kafka's names."""
+
     def subscribe(self, topics: Sequence[str], patterns: Mapping[str, Collection[str]], listener: Listener) -> None:
         """To topics by name, and to those that match a pattern, without those that stand behind it."""
 

@@ -175,6 +175,12 @@ class Consumer:
             raise UnavailableError(FENCED) from error
         if kind is Kind.GROUP_REFUSES:
             raise UnavailableError(f"the group refuses this member: {one_line(error)}; look at kafka.group and kafka.consumer") from error
+        if kind is Kind.OTHER_ASSIGNOR:
+            raise UnavailableError(
+                f"the group {self._group_name} has members that share partitions out in another way than this one does "
+                f"({', '.join(self._group.assignors)}), and refuses it; set kafka.consumer.partition_assignment_strategy to theirs "
+                "(cooperative-sticky, sticky, range or roundrobin), or stop them first"
+            ) from error
         if kind is Kind.NO_OFFSET:
             raise FatalError(
                 f"the group has no valid offset to go on at ({one_line(error)}), and kafka.consumer.auto_offset_reset is none; "

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 import requests
 import yaml
@@ -246,3 +247,19 @@ def test_too_few_descriptors_or_threads_are_told_with_both_numbers(
     assert re.search(told, done.stderr)
     assert "Traceback" not in done.stderr
     assert "please report it" not in done.stderr
+
+
+def test_a_group_that_shares_out_in_another_way_is_told_with_the_option(real_kafka: str, source: str, start: Any) -> None:
+    config = configuration(real_kafka, "app:handle", source)
+    settings = {"bootstrap.servers": real_kafka, "group.id": config["kafka"]["group"], "partition.assignment.strategy": "range"}
+    other = confluent_kafka.Consumer(settings)
+    try:
+        other.subscribe([source])
+        until(lambda: other.poll(0.1) or other.assignment(), what="the other member's partitions")
+        server = start(config, app=NOTHING)
+        assert server.wait(30) == 69, server.log
+        assert "in another way than this one does (cooperative-sticky), and refuses it" in server.log
+        assert "set kafka.consumer.partition_assignment_strategy to theirs" in server.log
+        assert "Traceback" not in server.log
+    finally:
+        other.close()
