@@ -23,7 +23,7 @@ from gworkers.errors import ConfigError, Problem, StopAsked
 from gworkers.handlers.routes import Route, compile_route
 
 
-class _ImportProblem(Exception):
+class ImportProblem(Exception):
     """Why a dotted path leads to no callable."""
 
 
@@ -35,7 +35,7 @@ def put_on_path(loaded: Loaded) -> None:
 
 
 def resolve(path: str) -> Any:
-    """What ``module:attribute`` names. Raises _ImportProblem with a sentence, naming the user's own
+    """What ``module:attribute`` names. Raises ImportProblem with a sentence, naming the user's own
     file and line."""
     module_name, _, attributes = path.partition(":")
     try:
@@ -43,21 +43,21 @@ def resolve(path: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module_name == missing or module_name.startswith(missing + "."):
-            raise _ImportProblem(f"there is no module {missing}; looked in {', '.join(sys.path[:2])} …; is app.path right?") from None
-        raise _ImportProblem(f"{_at(error, module_name)} imports {missing}, which is not installed") from None
+            raise ImportProblem(f"there is no module {missing}; looked in {', '.join(sys.path[:2])} …; is app.path right?") from None
+        raise ImportProblem(f"{_at(error, module_name)} imports {missing}, which is not installed") from None
     except SyntaxError as error:
-        raise _ImportProblem(f"{error.filename}:{error.lineno}: {error.msg}") from None
+        raise ImportProblem(f"{error.filename}:{error.lineno}: {error.msg}") from None
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, StopAsked)):
             raise
         told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise _ImportProblem(f"the module {module_name} fails while being imported, at {_at(error, module_name)}: {told}") from None
+        raise ImportProblem(f"the module {module_name} fails while being imported, at {_at(error, module_name)}: {told}") from None
     value: Any = module
     for attribute in attributes.split("."):
         if not hasattr(value, attribute):
             names = [name for name in vars(value) if not name.startswith("_") and callable(getattr(value, name))]
             near = f"; it has {', '.join(sorted(names)[:8])}" if names else ""
-            raise _ImportProblem(f"{module_name} has no {attribute}{near}")
+            raise ImportProblem(f"{module_name} has no {attribute}{near}")
         value = getattr(value, attribute)
     return value
 
@@ -76,7 +76,7 @@ def _at(error: BaseException, module_name: str) -> str:
 def _callable(path: str) -> Callable[..., Any]:
     value = resolve(path)
     if not callable(value):
-        raise _ImportProblem(f"{path} is {type(value).__name__}, which cannot be called")
+        raise ImportProblem(f"{path} is {type(value).__name__}, which cannot be called")
     function: Callable[..., Any] = value
     return function
 
@@ -89,7 +89,7 @@ def _handler(path: str) -> Callable[[Any], Any]:
     if not (inspect.isroutine(target) or inspect.isclass(target)):
         target = target.__call__  # type: ignore[operator]
     if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
-        raise _ImportProblem(
+        raise ImportProblem(
             f"{path} is a coroutine function, and handlers are called, not awaited; "
             "make it a plain function, or wrap it in one that calls asyncio.run"
         )
@@ -100,7 +100,7 @@ def _handler(path: str) -> Callable[[Any], Any]:
     try:
         signature.bind(object())
     except TypeError:
-        raise _ImportProblem(f"{path}{signature} cannot be called with one argument, the message") from None
+        raise ImportProblem(f"{path}{signature} cannot be called with one argument, the message") from None
     return handler
 
 
@@ -115,7 +115,7 @@ def _encoder(name: str) -> Encode:
 def _exception(path: str) -> type[BaseException]:
     value = resolve(path)
     if not (inspect.isclass(value) and issubclass(value, BaseException)):
-        raise _ImportProblem(f"{path} is not an exception class")
+        raise ImportProblem(f"{path} is not an exception class")
     return value
 
 
@@ -168,7 +168,7 @@ def _load(loaded: Loaded, problems: list[Problem]) -> list[Route]:
     def find(kind: Callable[[str], Any], path: str, *key: str | int) -> Any:
         try:
             return kind(path)
-        except _ImportProblem as error:
+        except ImportProblem as error:
             where: KeyPath = key
             problems.append(Problem(loaded.document.where(where), dotted(where), str(error)))
             return None

@@ -3,24 +3,26 @@ there."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 import gevent
-import gevent.socket
 
 from gworkers.config.load import Loaded
-from gworkers.errors import UnavailableError
-from gworkers.kafka import embedded, green, options, versions, workarounds
-from gworkers.kafka.errors import Kind, classify
+from gworkers.errors import UnavailableError, one_line
+from gworkers.kafka import embedded, green, options, probe, reasons, troubles, versions, workarounds
 
 log = logging.getLogger(__name__)
 
 #: How long one attempt to reach Kafka may take before the next, in seconds.
 CONNECT_ATTEMPT = 10.0
+#: The same for the first, after which it is said what stands in the way.
+FIRST_ATTEMPT = 2.0
+#: How many of the brokers are tried at the addresses that they advertise.
+ADVERTISED_TRIED = 3
 
 
 #: A transaction that follows another at once is told to come back (CONCURRENT_TRANSACTIONS) until
@@ -131,28 +133,21 @@ class Clients:
 
     def _make(self, cls: str, config: dict[str, Any]) -> Any:
         """Try until it can be reached. Raises UnavailableError after kafka.connect_timeout, with
-        what stood in the way."""
+        what stood in the way, and at once where waiting does not help."""
         limit = self._loaded.config.kafka.connect_timeout
         deadline = time.monotonic() + limit
-        make: Callable[..., Any] = getattr(green.module(), cls)
-        errors = green.module("kafka.errors")
+        troubles.keep()
+        workarounds.read_to_the_end()
         said = False
+        patience = FIRST_ATTEMPT
         while True:
-            left = deadline - time.monotonic()
-            why = _unreachable(self.servers, left)
             try:
-                if why is not None:
-                    raise errors.KafkaConnectionError(why)
-                client = make(**config, bootstrap_timeout_ms=max(100, int(1000 * min(left, CONNECT_ATTEMPT))))
-                if self.embedded and cls == "KafkaConsumer":
-                    client.bootstrap(max(1000, int(left * 1000)))  # told its version, the constructor has not connected yet
-                return client
-            except (errors.KafkaConfigurationError, ValueError, AssertionError, TypeError, RuntimeError) as error:
-                raise UnavailableError(f"kafka-python refuses its options: {error}; look at kafka.client, consumer and producer") from error
-            except errors.KafkaError as error:
-                why = why or diagnose(self.servers) or _told(error)
-                if isinstance(error, errors.AuthorizationError) or classify(error) is Kind.NOT_LET_IN:
-                    raise UnavailableError(f"Kafka at {self.servers} refuses to let us in: {_told(error)}") from error
+                return self._attempt(cls, config, deadline, patience)
+            except _NotReachedError as error:
+                why = str(error)
+                if error.final:
+                    raise UnavailableError(f"Kafka at {self.servers} cannot be used: {why}") from None
+            patience = CONNECT_ATTEMPT
             if time.monotonic() >= deadline:
                 raise UnavailableError(f"Kafka at {self.servers} cannot be reached for {limit:g} s: {why}", passing=True)
             if not said:
@@ -160,79 +155,98 @@ class Clients:
                 said = True
             gevent.sleep(min(0.5, max(0.0, deadline - time.monotonic())))
 
-
-def _told(error: BaseException) -> str:
-    return str(error) or type(error).__name__
-
-
-def _unreachable(servers: str, patience: float) -> str | None:
-    """Why no connection can be made to any of ``servers``; None when one can. It says more than
-    kafka-python, and at once."""
-    reasons = []
-    for server in servers.split(","):
+    def _attempt(self, cls: str, config: dict[str, Any], deadline: float, patience: float) -> Any:
+        """One client. Raises _NotReachedError."""
+        left = max(0.1, deadline - time.monotonic())
+        protocol = str(config.get("security_protocol") or "PLAINTEXT")
+        if protocol.endswith("SSL"):
+            why = probe.unreachable(self._addresses, left)
+        else:
+            why = probe.diagnose(self._addresses, wants_login=protocol.startswith("SASL"))
+        if why is not None:
+            raise _NotReachedError(why, final="kafka.client." in why)
+        troubles.forget()
+        client = None
+        errors = green.module("kafka.errors")
         try:
-            _connect(server, max(0.1, min(3.0, patience))).close()
-            return None
-        except _NoConnectionError as error:
-            reasons.append(f"{server.strip()} {error}")
-    return ", ".join(reasons)
+            client = getattr(green.module(), cls)(**config, bootstrap_timeout_ms=int(1000 * min(left, patience)))
+            if self.embedded:
+                if cls == "KafkaConsumer":
+                    client.bootstrap(max(1000, int(left * 1000)))  # told its version, the constructor has not connected yet
+            else:
+                self._follow(client, min(left, CONNECT_ATTEMPT))
+            return client
+        except (errors.KafkaConfigurationError, ValueError, AssertionError, TypeError, RuntimeError) as error:
+            _close(client)
+            told = f"kafka-python refuses its options: {error}; look at kafka.client, consumer and producer"
+            raise UnavailableError(told) from error
+        except errors.KafkaError as error:
+            _close(client)
+            raise self._reason(error, config) from error
+        except _NotReachedError:
+            _close(client)
+            raise
+
+    def _follow(self, client: Any, patience: float) -> None:
+        """Connect to where the brokers send their clients, which may be elsewhere (their
+        advertised.listeners)."""
+        manager = _manager_of(client)
+        brokers = list(manager.cluster.brokers())
+        found_out = []
+        for broker in brokers[:ADVERTISED_TRIED]:
+            address = f"{broker.host}:{broker.port}"
+            if address in self._addresses:
+                return
+            try:
+                manager.run(_connected, manager, broker.node_id, patience)
+                return
+            except Exception as error:
+                found = reasons.explain(address, error, manager.config)
+                why = found.text if found is not None else probe.refuses(address) or one_line(error)
+                found_out.append(f"{address}, which {why}")
+        if found_out:
+            raise _NotReachedError(
+                f"it answers, and sends its clients to {', and to '.join(found_out)}; "
+                "the brokers' advertised.listeners have to be addresses that can be reached from here",
+                final=False,
+            )
+
+    def _reason(self, error: Any, config: dict[str, Any]) -> _NotReachedError:
+        """Why kafka-python could not reach Kafka, which can be connected to."""
+        latest = troubles.latest()
+        address, trouble = latest if latest is not None else (self._addresses[0], error)
+        found = reasons.explain(address, trouble, config)
+        if found is not None:
+            return _NotReachedError(f"{address} {found.text}", final=found.final)
+        login = reasons.no_login(self._addresses, config)
+        if login is not None:
+            return _NotReachedError(login, final=True)
+        return _NotReachedError(f"{address} {one_line(trouble)}" if latest is not None else one_line(error), final=False)
+
+    @property
+    def _addresses(self) -> list[str]:
+        return [server.strip() for server in self.servers.split(",")]
 
 
-def diagnose(servers: str) -> str | None:
-    """Why nobody who speaks Kafka answers at ``servers``, in words; None when somebody does. Blocks
-    up to 3 s a server."""
-    reasons = []
-    for server in servers.split(","):
-        reason = _knock(server)
-        if reason is None:
-            return None
-        reasons.append(f"{server.strip()} {reason}")
-    return ", ".join(reasons)
+class _NotReachedError(Exception):
+    """Why an attempt failed. final: waiting does not help."""
+
+    def __init__(self, text: str, *, final: bool) -> None:
+        super().__init__(text)
+        self.final = final
 
 
-#: An ApiVersions request (v0, correlation id 1, no client id): the first thing a Kafka client says.
-_API_VERSIONS = bytes.fromhex("0000000a 0012 0000 00000001 ffff".replace(" ", ""))
+def _manager_of(client: Any) -> Any:
+    """kafka-python's connection manager of any client."""
+    return client._manager if hasattr(client, "_manager") else client._sender._client._manager
 
 
-class _NoConnectionError(Exception):
-    """Why a server cannot be connected to."""
+async def _connected(manager: Any, node: Any, patience: float) -> None:
+    """Have ``manager`` connected to a broker. Raises kafka-python's errors."""
+    await manager.wait_for(manager.get_connection(node).init_future, int(1000 * patience))
 
 
-def _connect(server: str, timeout: float) -> Any:
-    host, _, port = server.strip().rpartition(":")
-    try:
-        return gevent.socket.create_connection((host.strip("[]"), int(port)), timeout=timeout)
-    except gevent.socket.gaierror:
-        raise _NoConnectionError("is no known host name") from None
-    except ConnectionRefusedError:
-        raise _NoConnectionError("refuses connections: nothing listens there") from None
-    except TimeoutError:
-        raise _NoConnectionError("does not answer") from None
-    except OSError as error:
-        raise _NoConnectionError(f"cannot be reached: {error.strerror or error}") from None
-
-
-def _knock(server: str) -> str | None:
-    try:
-        connection = _connect(server, 3)
-    except _NoConnectionError as error:
-        return str(error)
-    try:
-        connection.settimeout(3)
-        connection.sendall(_API_VERSIONS)
-        answer = connection.recv(8)
-    except TimeoutError:
-        return "accepts connections and does not answer as Kafka does"
-    except OSError:
-        answer = b""
-    finally:
-        connection.close()
-    if answer.startswith((b"HTTP", b"<!DOC", b"<html")):
-        return "answers as an HTTP server, not as Kafka"
-    if answer[:1] == b"\x15":
-        return "speaks TLS; set kafka.client.security_protocol: SSL or SASL_SSL"
-    if not answer:
-        return "closes the connection; does it want TLS or a password?"
-    if len(answer) == 8 and int.from_bytes(answer[4:8], "big") == 1:
-        return None
-    return "answers something that is not Kafka"
+def _close(client: Any) -> None:
+    if client is not None:
+        with contextlib.suppress(Exception):
+            client.close(**({"autocommit": False} if hasattr(client, "poll") else {"timeout": 0} if hasattr(client, "send") else {}))

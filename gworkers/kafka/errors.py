@@ -14,6 +14,8 @@ class Kind(Enum):
     """What can be done about an error."""
 
     NOT_LET_IN = auto()  # authentication failed
+    NO_MECHANISM = auto()  # the broker does not know this way of logging in
+    NO_LOGIN_HERE = auto()  # nobody logs in at this port
     NOT_ALLOWED = auto()  # no right on the group, the cluster or the transactional id
     TOPIC_NOT_ALLOWED = auto()  # no right on a topic
     TOPIC_REFUSED = auto()  # no topic of this name can be
@@ -39,7 +41,9 @@ class PartitionGoneError(Exception):
 
 
 _NAMES: dict[Kind, tuple[str, ...]] = {
-    Kind.NOT_LET_IN: ("SaslAuthenticationFailedError", "AuthenticationFailedError", "UnsupportedSaslMechanismError"),
+    Kind.NOT_LET_IN: ("SaslAuthenticationFailedError", "AuthenticationFailedError"),
+    Kind.NO_MECHANISM: ("UnsupportedSaslMechanismError",),
+    Kind.NO_LOGIN_HERE: ("IllegalSaslStateError",),
     Kind.NOT_ALLOWED: ("GroupAuthorizationFailedError", "ClusterAuthorizationFailedError", "TransactionalIdAuthorizationFailedError"),
     Kind.TOPIC_NOT_ALLOWED: ("TopicAuthorizationFailedError",),
     Kind.TOPIC_REFUSED: ("InvalidTopicError", "PolicyViolationError"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from gworkers.config import secrets
 from gworkers.config.load import Loaded
 from gworkers.config.yaml import KeyPath, dotted
 from gworkers.errors import Problem
-from gworkers.kafka import green
+from gworkers.handlers import loading
+from gworkers.kafka import green, security
 
 #: Options a user must not set, and why.
 OWNED = {
@@ -49,6 +50,9 @@ _ASSIGNORS = {
 }
 
 
+_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option of kafka-python. kind: int, float, bool, str, list, tuple or object, as its
@@ -78,6 +82,8 @@ def convert(option: Option, value: Any) -> Any:
     """The value as kafka-python takes it. Raises ValueError with what was expected."""
     if value is None:
         return None
+    if option.name == "sasl_oauth_token_provider" and isinstance(value, str) and _OBJECT.fullmatch(value):
+        return security.token_provider(value, _imported(value))
     if option.name == "partition_assignment_strategy":
         return [assignor(name) for name in (value if isinstance(value, list) else [value])]
     if option.name == "compression_type" and value not in ("gzip", "snappy", "lz4", "zstd"):
@@ -104,7 +110,7 @@ def convert(option: Option, value: Any) -> Any:
         if not isinstance(value, list):
             raise ValueError("expected a list")
         return [tuple(item) if isinstance(item, list) else item for item in value] if kind == "list" else tuple(value)
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+    if isinstance(value, str) and _OBJECT.fullmatch(value):
         return _imported(value)
     raise ValueError("expected a Python object, named as module:attribute")
 
@@ -126,11 +132,10 @@ def assignor(name: Any) -> Any:
 
 
 def _imported(path: str) -> Any:
-    module, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be imported: {error}") from None
+        return loading.resolve(path)
+    except loading.ImportProblem as error:
+        raise ValueError(f"{path} cannot be had: {error}") from None
 
 
 def _sections() -> dict[str, dict[str, Option]]:
@@ -143,8 +148,14 @@ def _sections() -> dict[str, dict[str, Option]]:
 def problems(loaded: Loaded) -> Iterator[Problem]:
     """What is wrong with kafka.client, kafka.consumer and kafka.producer, with the nearest known
     name for unknown ones."""
-    import difflib
+    loading.put_on_path(loaded)
+    found = list(_each(loaded))
+    yield from found
+    if not found:
+        yield from _together(loaded)
 
+
+def _each(loaded: Loaded) -> Iterator[Problem]:
     for section, options in _sections().items():
         for name, value in getattr(loaded.config.kafka, section).items():
             path: KeyPath = ("kafka", section, name)
@@ -170,10 +181,27 @@ def problems(loaded: Loaded) -> Iterator[Problem]:
                 yield Problem(loaded.document.where(path), dotted(path), text)
 
 
+def _together(loaded: Loaded) -> Iterator[Problem]:
+    """What is wrong with the options of each client together."""
+    said = set()
+    kafka = loaded.config.kafka
+    for section in ("consumer", "producer"):
+        own = getattr(kafka, section)
+        for name, text in security.problems(loaded.folder, {**kafka.client, **own}):
+            path: KeyPath = ("kafka", section if name in own else "client", name)
+            if (path, text) not in said:
+                said.add((path, text))
+                yield Problem(loaded.document.where(path), dotted(path), text)
+
+
 def given(loaded: Loaded, section: str) -> dict[str, Any]:
     """The user's options for the ``consumer`` or the ``producer``: those of kafka.client and its
     own, converted."""
     options = _sections()[section]
     kafka = loaded.config.kafka
     own = {**kafka.client, **getattr(kafka, section)}
-    return {name: convert(options[name], value) for name, value in own.items()}
+    loading.put_on_path(loaded)
+    found = {name: security.resolved(loaded.folder, name, convert(options[name], value)) for name, value in own.items()}
+    if found.get("ssl_certfile") and not found.get("ssl_password"):
+        found["ssl_password"] = ""  # without any, OpenSSL asks at the terminal for that of an encrypted key
+    return found

@@ -42,6 +42,35 @@ def survive_refusals(producer: Any) -> None:
     manager.classify_batch_error = classify_batch_error
 
 
+def read_to_the_end() -> None:
+    """What a broker says before it closes a connection must be heard.
+
+    kafka-python 3.0 drops what it reads together with the end of the connection. A broker that
+    refuses a login says why and closes, so that all one sees is "socket disconnected"; an
+    acknowledgement is lost in the same way.
+
+    Seen by: test_why_a_secured_broker_cannot_be_used_is_said_at_once (wrong password).
+    """
+    transport = green.module("kafka.net.transport")
+    for cls in (transport.KafkaTCPTransport, transport.KafkaSSLTransport):
+        receive = cls._sock_recv
+        if getattr(receive, "to_the_end", False):
+            continue
+
+        def _sock_recv(self: Any, receive: Any = receive) -> tuple[bytes, Any]:
+            error = self.__dict__.pop("gworkers_error", None)
+            if error is not None:
+                return b"", error
+            data, error = receive(self)
+            if data and error is not None:
+                self.gworkers_error = error  # for the next call, which comes at once: the socket is readable at its end
+                return data, None
+            return data, error
+
+        _sock_recv.to_the_end = True  # type: ignore[attr-defined]
+        cls._sock_recv = _sock_recv
+
+
 def end_quietly(producer_class: Any) -> None:
     """A producer that was given up must not write a stack trace to standard error when it is
     collected.

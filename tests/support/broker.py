@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ process.roles={roles}
 node.id={node}
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
 listeners={listeners}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxied}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+advertised.listeners={advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={folder}/data
@@ -78,11 +79,20 @@ class Kafka:
     as ``proxied`` (for a proxy).
 
     joining: another broker, whose cluster this one is to be a further broker of; node: its number
-    there.
+    there. advertised: the host that it sends clients to. listeners_more: further ones, each with its
+    name, port and security protocol.
     """
 
     def __init__(
-        self, auto_create: bool = True, *, joining: Kafka | None = None, node: int = 1, proxied: int = 1, **properties: str
+        self,
+        auto_create: bool = True,
+        *,
+        joining: Kafka | None = None,
+        node: int = 1,
+        proxied: int = 1,
+        advertised: str = "127.0.0.1",
+        listeners_more: Sequence[tuple[str, int, str]] = (),
+        **properties: str,
     ) -> None:
         self.libs = fetch()
         self.folder = Path(tempfile.mkdtemp(prefix="gworkers-kafka-"))
@@ -90,17 +100,19 @@ class Kafka:
         self._controller: int = joining._controller if joining is not None else free_port()
         self.servers = f"127.0.0.1:{self.port}"
         listeners = f"PLAINTEXT://127.0.0.1:{self.port},PROXIED://127.0.0.1:{self.behind}"
+        further = "".join(f",{name}://127.0.0.1:{port}" for name, port, _ in listeners_more)
+        listeners += further
         text = PROPERTIES.format(
             node=node,
             roles="broker" if joining is not None else "broker,controller",
             listeners=listeners if joining is not None else f"{listeners},CONTROLLER://127.0.0.1:{self._controller}",
-            port=self.port,
-            proxied=proxied,
+            advertised=f"PLAINTEXT://{advertised}:{self.port},PROXIED://127.0.0.1:{proxied}{further}",
+            protocols="".join(f",{name}:{protocol}" for name, _, protocol in listeners_more),
             controller=self._controller,
             folder=self.folder,
             auto_create=str(auto_create).lower(),
         )
-        text += "".join(f"{name.replace('_', '.')}={value}\n" for name, value in properties.items())
+        text += "".join(f"{name.replace('_', '.') if '.' not in name else name}={value}\n" for name, value in properties.items())
         (self.folder / "server.properties").write_text(text)
         self._log = open(self.folder / "log", "ab")
         self.process: subprocess.Popen[bytes] | None = None
