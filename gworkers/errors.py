@@ -51,6 +51,10 @@ class UnavailableError(GworkersError):
         self.passing = passing
 
 
+class NoTopicError(UnavailableError):
+    """A topic that a command is about does not exist."""
+
+
 class FatalError(GworkersError):
     """The pipeline cannot go on without losing or skipping a message."""
 
@@ -136,6 +140,13 @@ class SendError(MessageError):
     of_message = False
     too_large = False
     reason = "refused"
+
+
+class NoRightError(SendError):
+    """This process may not write to a topic of its configuration: no fault of the message. The text
+    says how to have the right."""
+
+    retriable = False
 
 
 class ExpiredError(MessageError):

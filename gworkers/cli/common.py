@@ -3,6 +3,7 @@ is."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,27 @@ from typing import Any
 import click
 
 from gworkers.config.load import Loaded, load
-from gworkers.errors import UnavailableError
+from gworkers.errors import GworkersError, UnavailableError, one_line
 from gworkers.kafka.clients import Clients
+from gworkers.kafka.errors import is_kafkas
 from gworkers.supervisor import run_file
 
+#: Where a command's clients are kept for whoever tells its errors.
+_CLIENTS = "gworkers.clients"
 
-def configured(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options -c and --set, for every command."""
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options -c and --set, for every command; and what Kafka refuses it is a sentence."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            if isinstance(error, (GworkersError, click.ClickException)) or not is_kafkas(error):
+                raise
+            raise UnavailableError(kafka_says(error)) from error
+
     command = click.option(
         "--set",
         "overrides",
@@ -32,6 +47,16 @@ def configured(command: Callable[..., Any]) -> Callable[..., Any]:
         required=True,
         help="The configuration file (YAML).",
     )(command)
+
+
+def kafka_says(error: BaseException, *, writing: bool = False) -> str:
+    """What an error of kafka-python means to whoever has called a command. writing: whether the
+    command was about to write to a topic, and not to read."""
+    clients: Clients | None = click.get_current_context().meta.get(_CLIENTS)
+    if clients is None:
+        return one_line(error)
+    rights = clients.rights_of_producer() if writing else clients.rights_of_consumer()
+    return rights.missing(error) or f"Kafka at {clients.servers} cannot be asked: {one_line(error)}"
 
 
 def examples(*lines: str) -> str:
@@ -54,4 +79,5 @@ def clients_of(file: Path, overrides: tuple[str, ...]) -> tuple[Loaded, Clients]
                 f"{file} uses the embedded broker, which lives in its server, and no server runs it; start one with gworkers -c {file}"
             )
         servers = facts["servers"]
-    return loaded, Clients(loaded, servers)
+    clients = click.get_current_context().meta[_CLIENTS] = Clients(loaded, servers)
+    return loaded, clients

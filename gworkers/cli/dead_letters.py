@@ -18,9 +18,8 @@ from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
 from gworkers.cli.tail import moment
 from gworkers.config.units import parse_rate
-from gworkers.errors import UnavailableError, UsageError
+from gworkers.errors import NoTopicError, UsageError
 from gworkers.expressions import Expression
-from gworkers.kafka import green
 from gworkers.pipeline.dead_letter_store import WHERE_NAMES, DeadLetterStore, Letter
 from gworkers.pipeline.dead_letters import OURS, SPRING
 from gworkers.pipeline.pacing import Bucket
@@ -120,12 +119,10 @@ class _Boxes:
         for topic in self.topics:
             try:
                 box = DeadLetterStore(self._clients, self._group, topic)
-            except UnavailableError:
+            except NoTopicError:
                 if self._one:
                     raise
                 continue
-            except green.module("kafka.errors").KafkaError as error:
-                raise UnavailableError(f"the dead letters in {topic} cannot be read: {error}") from error
             with closing(box):
                 yield box
 

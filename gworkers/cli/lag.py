@@ -13,7 +13,7 @@ from gworkers.cli.common import clients_of, configured, examples
 from gworkers.config.load import Loaded
 from gworkers.errors import UnavailableError
 from gworkers.handlers.routes import matches
-from gworkers.kafka import green
+from gworkers.kafka import green, topics
 from gworkers.offsets import offset_map
 
 #: How many unfinished offsets of a partition are listed with --map.
@@ -33,8 +33,6 @@ def lag(file: Path, overrides: tuple[str, ...], with_map: bool, as_json: bool) -
     consumer = clients.consumer()
     try:
         rows = [_row(consumer, tp, with_map) for tp in _partitions(consumer, loaded)]
-    except green.module("kafka.errors").KafkaError as error:
-        raise UnavailableError(f"the lag of {loaded.config.kafka.group} cannot be read: {error}") from error
     finally:
         consumer.close(autocommit=False)
     if as_json:
@@ -56,10 +54,16 @@ def lag(file: Path, overrides: tuple[str, ...], with_map: bool, as_json: bool) -
 
 def _partitions(consumer: Any, loaded: Loaded) -> list[Any]:
     structs = green.module("kafka.structs")
-    topics = sorted(topic for topic in consumer.topics() if any(matches(route, topic) for route in loaded.config.routes.values()))
-    if not topics:
+    routes = loaded.config.routes.values()
+    found = {topic: topics.partitions_of(consumer, topic) for route in routes for topic in route.topics}
+    if any(route.pattern for route in routes):
+        for topic in consumer.topics() - found.keys():
+            if any(matches(route, topic) for route in routes):
+                found[topic] = consumer.partitions_for_topic(topic)
+    tps = [structs.TopicPartition(topic, number) for topic, numbers in sorted(found.items()) for number in sorted(numbers)]
+    if not tps:
         raise UnavailableError("none of the routes' topics exists")
-    return [structs.TopicPartition(topic, number) for topic in topics for number in sorted(consumer.partitions_for_topic(topic) or ())]
+    return tps
 
 
 def _row(consumer: Any, tp: Any, with_map: bool) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from gworkers.cli.common import clients_of, configured, examples
+from gworkers.cli.common import clients_of, configured, examples, kafka_says
 from gworkers.errors import UnavailableError, UsageError
+from gworkers.kafka.errors import is_kafkas
 
 
 @click.command(
@@ -44,11 +45,11 @@ def send(topic: str, source: Any, file: Path, overrides: tuple[str, ...], field:
         producer.flush(60)
         raise
     except Exception as error:
-        raise UnavailableError(f"sending to {topic} failed: {error}") from error
+        raise UnavailableError(kafka_says(error, writing=True) if is_kafkas(error) else f"sending to {topic} failed: {error}") from error
     finally:
         producer.close(timeout=10)
     if failed:
-        raise UnavailableError(f"sending to {topic} failed: {failed[0]}")
+        raise UnavailableError(kafka_says(failed[0], writing=True))
     click.echo(f"{count:,} message{'s' if count != 1 else ''} sent to {topic}", err=True)
 
 

@@ -14,7 +14,7 @@ from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
 from gworkers.errors import UnavailableError, UsageError
 from gworkers.handlers.job import Job
-from gworkers.kafka import green
+from gworkers.kafka import green, topics
 from gworkers.kafka.reading import read_lean
 from gworkers.text import cut, text_of
 
@@ -50,7 +50,7 @@ def tail(
     consumer = clients.reader(isolation_level="read_committed") if clients.servers != "embedded" else clients.reader()
     try:
         read_lean(consumer)
-        tps = _partitions(consumer, topic)
+        tps = _partitions(consumer, topic, clients.embedded)
         consumer.assign(tps)
         _seek(consumer, tps, start)
         ends = consumer.end_offsets(tps) if no_follow else {}
@@ -73,13 +73,13 @@ def tail(
         consumer.close(autocommit=False)
 
 
-def _partitions(consumer: Any, topic: str) -> list[Any]:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if topic in consumer.topics():
-            numbers = consumer.partitions_for_topic(topic)
-            if numbers:
-                return [green.module("kafka.structs").TopicPartition(topic, number) for number in sorted(numbers)]
+def _partitions(consumer: Any, topic: str, embedded: bool) -> list[Any]:
+    deadline = time.monotonic() + (10 if embedded else 0)  # there it comes into being when it is first asked for
+    numbers = topics.partitions_of(consumer, topic)
+    while not numbers and time.monotonic() < deadline:
+        numbers = set(consumer.partitions_for_topic(topic) or ()) if topic in consumer.topics() else set()
+    if numbers:
+        return [green.module("kafka.structs").TopicPartition(topic, number) for number in sorted(numbers)]
     raise UnavailableError(f"there is no topic {topic}; there are {', '.join(sorted(consumer.topics())) or 'none'}")
 
 

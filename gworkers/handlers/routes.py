@@ -56,6 +56,7 @@ class Route:
         self.timeout = config.timeout
         self.paced = bool(config.rate is not None or config.uses or config.delay or config.retry.topics or config.batch)
         self.retry_topics = retry_topics(config)
+        self.targets = {name for name in (config.output, config.dead_letter, *self.retry_topics) if name is not None}
         self.block_size = 1
         self.handler_time = 0.0  # seconds a message, smoothed
         self.only = tuple(only)  # errors that are worth another attempt, all of them when it is empty

@@ -14,6 +14,7 @@ import gevent
 from gworkers.config.load import Loaded
 from gworkers.errors import UnavailableError, one_line
 from gworkers.kafka import embedded, green, options, probe, reasons, troubles, versions, workarounds
+from gworkers.kafka.rights import Rights
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,14 @@ class Clients:
             workarounds.blame_only_the_refused(producer)
             workarounds.lose_no_request(producer)
         return producer
+
+    def rights_of_consumer(self) -> Rights:
+        config = {**options.given(self._loaded, "consumer"), "group_id": self._loaded.config.kafka.group}
+        return Rights.of(self.servers, config, "Read")
+
+    def rights_of_producer(self, transactional_id: str = "") -> Rights:
+        config = {**options.given(self._loaded, "producer"), "group_id": self._loaded.config.kafka.group}
+        return Rights.of(self.servers, {**config, "transactional_id": transactional_id}, "Write")
 
     def admin(self) -> Any:
         """A KafkaAdminClient."""

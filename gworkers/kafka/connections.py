@@ -21,11 +21,11 @@ class KafkaConnections:
 
     @cached_property
     def group(self) -> KafkaGroup:
-        return KafkaGroup(self._clients.consumer())
+        return KafkaGroup(self._clients.consumer(), self._clients.rights_of_consumer())
 
     @cached_property
     def producer(self) -> KafkaProducerClient:
-        return KafkaProducerClient(self._clients.producer())
+        return KafkaProducerClient(self._clients.producer(), self._clients.rights_of_producer())
 
     @cached_property
     def transactions(self) -> KafkaTransactionalClient:

@@ -16,7 +16,9 @@ class Kind(Enum):
     NOT_LET_IN = auto()  # authentication failed
     NO_MECHANISM = auto()  # the broker does not know this way of logging in
     NO_LOGIN_HERE = auto()  # nobody logs in at this port
-    NOT_ALLOWED = auto()  # no right on the group, the cluster or the transactional id
+    GROUP_NOT_ALLOWED = auto()  # no right on the group
+    CLUSTER_NOT_ALLOWED = auto()  # no right on the cluster
+    ID_NOT_ALLOWED = auto()  # no right on the transactional id
     TOPIC_NOT_ALLOWED = auto()  # no right on a topic
     TOPIC_REFUSED = auto()  # no topic of this name can be
     INSTANCE_FENCED = auto()  # another member has this group_instance_id
@@ -44,7 +46,9 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.NOT_LET_IN: ("SaslAuthenticationFailedError", "AuthenticationFailedError"),
     Kind.NO_MECHANISM: ("UnsupportedSaslMechanismError",),
     Kind.NO_LOGIN_HERE: ("IllegalSaslStateError",),
-    Kind.NOT_ALLOWED: ("GroupAuthorizationFailedError", "ClusterAuthorizationFailedError", "TransactionalIdAuthorizationFailedError"),
+    Kind.GROUP_NOT_ALLOWED: ("GroupAuthorizationFailedError",),
+    Kind.CLUSTER_NOT_ALLOWED: ("ClusterAuthorizationFailedError",),
+    Kind.ID_NOT_ALLOWED: ("TransactionalIdAuthorizationFailedError",),
     Kind.TOPIC_NOT_ALLOWED: ("TopicAuthorizationFailedError",),
     Kind.TOPIC_REFUSED: ("InvalidTopicError", "PolicyViolationError"),
     Kind.INSTANCE_FENCED: ("FencedInstanceIdError",),

@@ -12,13 +12,15 @@ from gworkers.kafka import green
 from gworkers.kafka.membership import KafkaMembership
 from gworkers.kafka.protocols import Committed, Listener, Offsets, TopicPartition
 from gworkers.kafka.reading import read_lean
+from gworkers.kafka.rights import Rights
 
 
 class KafkaGroup:
     """Wraps a KafkaConsumer that nobody else uses. All of it runs on the hub's thread."""
 
-    def __init__(self, consumer: Any) -> None:
+    def __init__(self, consumer: Any, rights: Rights) -> None:
         read_lean(consumer)
+        self._rights = rights
         self.membership = KafkaMembership(consumer)
         self._consumer = consumer
         self._coordinator = consumer._coordinator
@@ -30,6 +32,13 @@ class KafkaGroup:
     @property
     def assignors(self) -> list[str]:
         return [assignor.name for assignor in self._coordinator.config["assignors"]]
+
+    def no_right(self, error: Exception) -> str | None:
+        return self._rights.missing(error)
+
+    def no_right_to_read(self, topics: Collection[str]) -> str | None:
+        found = set(topics) & set(self._consumer._manager.cluster.unauthorized_topics)
+        return self._rights.topics(found) if found else None
 
     # -- reading
 
@@ -120,7 +129,7 @@ class KafkaGroup:
 
     def missing(self, topics: Iterable[str]) -> set[str]:
         cluster = self._consumer._manager.cluster
-        known = cluster.topics(exclude_internal_topics=False)
+        known = cluster.topics(exclude_internal_topics=False) | cluster.unauthorized_topics
         return {topic for topic in topics if not cluster.partitions_for_topic(topic)} - set(known)
 
     def look_for_topics(self) -> None:

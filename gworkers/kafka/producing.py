@@ -20,6 +20,7 @@ from gworkers.errors import RecordTooLargeError
 from gworkers.handlers.job import Job, Row
 from gworkers.kafka import green
 from gworkers.kafka.protocols import Acknowledged, TopicPartition
+from gworkers.kafka.rights import Rights
 
 #: Rows in one batch. Their acknowledgement is dealt with in one go, about 2 µs a row, and must not
 #: hold the hub.
@@ -170,8 +171,9 @@ class KafkaProducerClient:
        jobs.
     """
 
-    def __init__(self, producer: Any) -> None:
+    def __init__(self, producer: Any, rights: Rights) -> None:
         self.kafka = producer  # for whoever has transactions
+        self._rights = rights
         self.max_request_size: int = producer.config["max_request_size"]
         self._accumulator = producer._accumulator
         self._sender = producer._sender
@@ -180,6 +182,11 @@ class KafkaProducerClient:
         self._builder_type = green.module("kafka.record.memory_records").MemoryRecordsBuilder
         self._closed_error = green.module("kafka.errors").IllegalStateError
         self._murmur2 = green.module("kafka.partitioner.default").murmur2
+
+    def no_right(self, error: BaseException) -> str | None:
+        """A sentence and a command for an error that means a right which Kafka does not give this
+        client; None for any other."""
+        return self._rights.missing(error)
 
     def partition_of(self, key: bytes, partitions: int) -> int:
         """Where Kafka's own clients send this key."""

@@ -74,6 +74,13 @@ class Group(Protocol):
     def assignors(self) -> list[str]:
         """How this member can share out partitions, by Kafka's names."""
 
+    def no_right(self, error: Exception) -> str | None:
+        """A sentence and a command for an error that means a right which Kafka does not give this
+        client; None for any other."""
+
+    def no_right_to_read(self, topics: Collection[str]) -> str | None:
+        """The same for topics that may not even be seen, as the last metadata told it. Never waits."""
+
     def subscribe(self, topics: Sequence[str], patterns: Mapping[str, Collection[str]], listener: Listener) -> None:
         """To topics by name, and to those that match a pattern, without those that stand behind it."""
 
@@ -139,6 +146,8 @@ class ProducerClient(Protocol):
 
     max_request_size: int
 
+    def no_right(self, error: BaseException) -> str | None: ...
+
     def partition_of(self, key: bytes, partitions: int) -> int: ...
 
     def partitions_for(self, topic: str) -> int: ...
@@ -176,5 +185,7 @@ class TransactionalClient(Protocol):
     def commit(self) -> None: ...
 
     def renew(self, age: float) -> ProducerClient: ...
+
+    def no_right(self, error: BaseException) -> str | None: ...
 
     def fenced(self) -> BaseException: ...

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +14,13 @@ from typing import Any
 from gworkers.errors import UnavailableError, one_line
 from gworkers.kafka import green
 from gworkers.kafka.clients import Clients
+from gworkers.kafka.errors import Kind, classify
 
 log = logging.getLogger(__name__)
+
+
+#: How long an answer about topics may take, in milliseconds.
+METADATA_TIMEOUT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class Topics:
                 pass
             except errors.KafkaError as error:
                 commands = "\n".join(self._command(name, one) for name, one in missing.items())
-                told = f"the topic {name} is needed and cannot be made ({one_line(error)}); make it by\n{commands}"
+                told = f"the topic {name} is needed and cannot be made: {_why(error)}; make it by\n{commands}"
                 raise UnavailableError(told) from error
 
     def _command(self, name: str, wanted: Wanted) -> str:
@@ -79,6 +86,23 @@ class Topics:
         return found
 
 
+def partitions_of(consumer: Any, topic: str) -> set[int]:
+    """The partitions of a topic as a KafkaConsumer sees them, none where it does not exist; it is not
+    made. Blocks. Raises TopicAuthorizationFailedError where the consumer may not see it."""
+    manager = consumer._manager
+    cluster = manager.cluster
+    cluster.config["allow_auto_create_topics"] = False
+    try:
+        future = cluster.set_topics([topic])
+    except ValueError:  # no topic can have this name
+        return set()
+    with contextlib.suppress(green.module("kafka.errors").UnknownTopicOrPartitionError):
+        manager.run(manager.wait_for, future, METADATA_TIMEOUT)
+    if topic in cluster.unauthorized_topics:
+        raise green.module("kafka.errors").TopicAuthorizationFailedError({topic})
+    return set(cluster.partitions_for_topic(topic) or ())
+
+
 @contextmanager
 def opened(clients: Clients) -> Iterator[Topics]:
     """Topics, closed at the end."""
@@ -92,6 +116,14 @@ def opened(clients: Clients) -> Iterator[Topics]:
         yield Topics(clients, admin, there)
     finally:
         admin.close()
+
+
+def _why(error: Exception) -> str:
+    """kafka-python tells the whole request and the whole answer."""
+    if classify(error) in (Kind.TOPIC_NOT_ALLOWED, Kind.CLUSTER_NOT_ALLOWED):
+        return "this client has no right to"
+    found = re.search(r"error_message='([^']+)'", str(error))
+    return found[1] if found is not None else one_line(error)
 
 
 def _ms(seconds: float) -> int:

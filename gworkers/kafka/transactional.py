@@ -86,6 +86,9 @@ class KafkaTransactionalClient:
             self._init(None)
         return self.producer
 
+    def no_right(self, error: BaseException) -> str | None:
+        return self.producer.no_right(error)
+
     def _close(self) -> None:
         """End the producer without waiting for what it has on its way. That it does not end in time
         is no reason to keep it."""
@@ -95,7 +98,7 @@ class KafkaTransactionalClient:
             log.debug("a producer was left to itself: %s", error)
 
     def _make(self) -> KafkaProducerClient:
-        return KafkaProducerClient(self._clients.producer(transactional_id=self._id))
+        return KafkaProducerClient(self._clients.producer(transactional_id=self._id), self._clients.rights_of_producer(self._id))
 
     def _check_version(self) -> None:
         version = self._kafka.config["api_version"]
@@ -156,9 +159,7 @@ class KafkaTransactionalClient:
             return UnavailableError(
                 f"Kafka at {self._clients.servers} knows no transactions, which delivery: exactly-once needs; write at-least-once"
             )
-        if classify(error) is Kind.NOT_ALLOWED:
-            return UnavailableError(
-                f"Kafka does not let this client use the transactional id {self._id}; give it the rights Write and Describe on it, by "
-                f"kafka-acls.sh --add --allow-principal … --operation Write --operation Describe --transactional-id {self._id}"
-            )
+        no_right = self.no_right(error)
+        if no_right is not None:
+            return UnavailableError(no_right)
         return UnavailableError(f"transactions cannot be begun at {self._clients.servers}: {text or type(error).__name__}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import gevent
 
-from gworkers.errors import one_line
+from gworkers.errors import UnavailableError, one_line
 from gworkers.events import Events
 from gworkers.handlers.partition import Partition
 from gworkers.kafka.errors import Kind, classify
@@ -115,20 +115,27 @@ class Committer:
     def _run(self) -> None:
         while True:
             gevent.sleep(self._interval)
-            self.commit(COMMIT_TIMEOUT)
+            error = self._try(COMMIT_TIMEOUT)
+            no_right = self._group.no_right(error) if error is not None else None
+            if no_right is not None:
+                raise UnavailableError(no_right)
 
     def commit(self, timeout: float) -> bool:
         """Commit what has moved. Blocks; True when the group knows all of it."""
+        return self._try(timeout) is None
+
+    def _try(self, timeout: float) -> Exception | None:
+        """Commit what has moved; what stood in the way, or None."""
         progress = self._builder.build(self._partitions.values())
         if not progress.offsets:
-            return True
+            return None
         try:
             self._group.commit(progress.offsets, timeout)
         except Exception as error:
             self._builder.failed(error)
-            return False
+            return error
         self._builder.succeeded(progress)
-        return True
+        return None
 
     async def commit_revoked(self, partitions: Iterable[Partition]) -> Exception | None:
         """Commit from inside a rebalance, where ``commit`` would block; what stood in the way, or

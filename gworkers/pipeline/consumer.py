@@ -169,8 +169,9 @@ class Consumer:
     def _poll_failed(self, error: Exception) -> None:
         """Raises what cannot get better by itself; says the rest once."""
         kind = classify(error)
-        if kind in (Kind.NOT_ALLOWED, Kind.TOPIC_NOT_ALLOWED):
-            raise UnavailableError(f"Kafka refuses this client: {one_line(error)}; give it the right to, or change kafka.client") from error
+        no_right = self._group.no_right(error)
+        if no_right is not None:
+            raise UnavailableError(no_right) from error
         if kind is Kind.INSTANCE_FENCED:
             raise UnavailableError(FENCED) from error
         if kind is Kind.GROUP_REFUSES:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from gworkers.errors import UnavailableError
+from gworkers.errors import NoTopicError, UnavailableError
 from gworkers.handlers.job import Job
-from gworkers.kafka import green, options
+from gworkers.kafka import green, options, topics
 from gworkers.kafka.clients import Clients
 from gworkers.kafka.reading import read_lean
 from gworkers.offsets import offset_map
@@ -128,10 +128,14 @@ class DeadLetterStore:
             **({} if clients.embedded else {"isolation_level": "read_committed"}),
         )
         read_lean(self._consumer)
-        numbers = self._consumer.partitions_for_topic(topic) if topic in self._consumer.topics() else None
+        try:
+            numbers = topics.partitions_of(self._consumer, topic)
+        except BaseException:
+            self.close()
+            raise
         if not numbers:
             self.close()
-            raise UnavailableError(f"there is no topic {topic}; no message has been dead-lettered to it")
+            raise NoTopicError(f"there is no topic {topic}; no message has been dead-lettered to it")
         self._tps = [self._structs.TopicPartition(topic, number) for number in sorted(numbers)]
         self._offsets: dict[Any, Offsets] = {}
 
@@ -234,6 +238,10 @@ class DeadLetterStore:
         except errors.ProducerFencedError as error:
             raise UnavailableError(f"another replay of {self.topic} has begun; this one has stopped, and nothing was sent twice") from error
         except errors.KafkaError as error:
+            rights = replace(self._clients.rights_of_producer(f"{self._group}.{self.topic}"), group=self._group)
+            no_right = rights.missing(error)
+            if no_right is not None:
+                raise UnavailableError(no_right) from error
             raise UnavailableError(f"replaying {self.topic} stopped after {count:,} letters: {error}; run it again to go on") from error
         finally:
             producer.close(timeout=10)

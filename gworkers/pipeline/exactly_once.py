@@ -30,7 +30,7 @@ import gevent
 from gevent.event import Event
 
 from gworkers.config.schema import Config
-from gworkers.errors import RestartError, SendError, UnavailableError, one_line
+from gworkers.errors import NoRightError, RestartError, SendError, UnavailableError, one_line
 from gworkers.events import Events
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
@@ -344,6 +344,9 @@ class ExactlyOnce:
             raise RestartError(
                 f"the outcome of a transaction is unknown ({one_line(error)}); the process ends, and the next one asks Kafka for it"
             )
+        no_right = str(error) if isinstance(error, NoRightError) else self._client.no_right(error)
+        if no_right is not None:
+            raise UnavailableError(no_right) from error
         log.info("a transaction of %d messages is aborted, and their results are sent again: %s", len(self._jobs), one_line(error))
         self._events.aborted.send(len(self._jobs))
         self._producer.forget()

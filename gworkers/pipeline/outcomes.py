@@ -16,7 +16,17 @@ import logging
 
 from gworkers import log_context
 from gworkers.config.schema import Config
-from gworkers.errors import BreakerError, FatalError, MessageError, PassedOverError, RecordTooLargeError, SendError, one_line
+from gworkers.errors import (
+    BreakerError,
+    FatalError,
+    MessageError,
+    NoRightError,
+    PassedOverError,
+    RecordTooLargeError,
+    SendError,
+    UnavailableError,
+    one_line,
+)
 from gworkers.events import Events
 from gworkers.handlers.job import Job, Row
 from gworkers.loop import Fatal, Loop
@@ -140,6 +150,10 @@ class Outcomes:
         rows, job.rows = job.rows, None
         if not self._counts(job):
             self._ledger.give_back((job,))
+            return False
+        if isinstance(error, NoRightError):
+            self._ledger.give_back((job,))
+            self._fatal(UnavailableError(str(error)))
             return False
         if isinstance(error, PassedOverError):
             self._events.passed_over.send(job)

@@ -18,6 +18,7 @@ class Topic:
         self.next = 0  # for rows without a key: they go round
         self.most = 0  # the most partitions that it ever had
         self.error: SendError | None = None  # why nothing can be sent to it
+        self.no_right: str | None = None  # the sentence when it is because this client may not
 
     def has(self, count: int) -> None:
         """It has so many partitions."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 import gevent
 from gevent.event import Event
 
-from gworkers.errors import SendError, one_line
+from gworkers.errors import NoRightError, SendError, one_line
 from gworkers.handlers.job import Job, Row
 from gworkers.handlers.partition import Partition
 from gworkers.kafka.errors import Kind, PartitionGoneError, classify, is_kafkas
@@ -162,7 +162,7 @@ class Producer:
     def _add(self, topic: Topic, row: Row, job: Job) -> None:
         number, key = row[1], row[2]
         if topic.error is not None:
-            self._refuse(job, topic.error)
+            self._refuse_for(topic, job, topic.error)
             return
         if topic.waiting is not None:
             topic.waiting.append((row, job))
@@ -253,6 +253,10 @@ class Producer:
             if kind is Kind.SEND_AGAIN and job.partition.active:
                 self._add(self._topics.get(row[0]) or self._look_up(row[0]), row, job)
                 continue
+            no_right = self._client.no_right(error)
+            if no_right is not None and row[0] in job.partition.route.targets:
+                self._refuse(job, NoRightError(no_right))
+                continue
             sentence = SendError(f"the broker refused the result: {one_line(error)}")
             sentence.too_large = kind is Kind.RECORD_TOO_LARGE
             sentence.of_message = kind in (Kind.RECORD_REFUSED, Kind.RECORD_TOO_LARGE)
@@ -341,7 +345,13 @@ class Producer:
         then looks again."""
         refusal = SendError(f"results cannot be sent to {topic.name}: {one_line(error)}")
         refusal.of_message = True
+        topic.no_right = self._client.no_right(error)
         waiting, topic.waiting, topic.error = topic.waiting or [], None, refusal
         after(REFUSED_FOR, f"look-up of {topic.name}", self._fatal, self._topics.pop, topic.name, None)
         for _, job in waiting:
-            self._refuse(job, refusal)
+            self._refuse_for(topic, job, refusal)
+
+    def _refuse_for(self, topic: Topic, job: Job, refusal: SendError) -> None:
+        """Nothing can be sent to the topic: the message's fault where the handler has named it."""
+        ours = topic.no_right is not None and topic.name in job.partition.route.targets
+        self._refuse(job, NoRightError(topic.no_right) if ours else refusal)

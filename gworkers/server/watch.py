@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import gevent
 
+from gworkers.errors import UnavailableError
 from gworkers.handlers.routes import Route
 from gworkers.kafka.protocols import Group
 from gworkers.loop import Fatal, Loop, after
@@ -82,6 +83,9 @@ class Watch:
     def _look_for_topics(self) -> None:
         """Input topics that are not there: the metadata requests that look for them also make them
         where the broker allows it."""
+        no_right = self._group.no_right_to_read(self._wanted)
+        if no_right is not None:
+            raise UnavailableError(no_right)
         missing = self._group.missing(self._wanted)
         for topic in sorted(missing & self._missing):
             log.warning("the topic %s does not exist, and the broker does not make it; waiting until somebody does", topic)

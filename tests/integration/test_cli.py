@@ -76,12 +76,12 @@ def test_config_shows_where_values_come_from_and_hides_secrets(tmp_path: Path) -
     done = gworkers("config", "-c", "app.yaml", "--set", "concurrency=8", folder=tmp_path, env={"GROUP": "shop"})
     assert done.returncode == 0, done.stderr
     lines = {line.split("#")[0].strip(): line.split("#")[1].strip() for line in done.stdout.splitlines() if "#" in line}
-    assert lines["group: shop"] == "app.yaml:2 from $GROUP"
+    assert lines["group: (hidden)"] == "app.yaml:2 from $GROUP"
     assert lines["concurrency: 8"] == "--set"
     assert lines["sasl_plain_password: (hidden)"] == "app.yaml:3"
     assert lines["sasl_mechanism: PLAIN"] == "app.yaml:3"
     assert lines["grace: 30s"] == "default"
-    assert "hush" not in done.stdout
+    assert "hush" not in done.stdout and "shop" not in done.stdout
     yaml.safe_load(done.stdout)
 
 
