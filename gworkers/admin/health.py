@@ -3,6 +3,8 @@ standing by for them)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from gworkers.admin.answer import Answer
 from gworkers.pipeline.snapshot import Snapshot
 
@@ -10,13 +12,23 @@ from gworkers.pipeline.snapshot import Snapshot
 STALE_POLL = 60.0
 #: Nor is it well when results have been out for longer than this, in seconds, with none acknowledged.
 STALE_RESULTS = 60.0
+#: Nor when no broker has been connected for longer than this, in seconds; at once when Kafka is there
+#: and does not take us.
+AWAY = 30.0
 
 
 def healthy(snapshot: Snapshot) -> Answer:
-    good = snapshot.last_poll_age < STALE_POLL and snapshot.results_wait < STALE_RESULTS
-    facts = {"last_poll_seconds_ago": round(snapshot.last_poll_age, 1), "results_wait_seconds": round(snapshot.results_wait, 1)}
+    good = snapshot.last_poll_age < STALE_POLL and snapshot.results_wait < STALE_RESULTS and snapshot.away < AWAY and not snapshot.refused
+    facts: dict[str, Any] = {
+        "last_poll_seconds_ago": round(snapshot.last_poll_age, 1),
+        "results_wait_seconds": round(snapshot.results_wait, 1),
+        "kafka_away_seconds": round(snapshot.away, 1),
+    }
+    if snapshot.trouble is not None:
+        facts["kafka"] = snapshot.trouble
     return Answer.of(good, facts)
 
 
 def ready(snapshot: Snapshot) -> Answer:
-    return Answer.of(snapshot.joined, {"partitions": len(snapshot.partitions)})
+    good = snapshot.joined and snapshot.away < AWAY and not snapshot.refused
+    return Answer.of(good, {"partitions": len(snapshot.partitions)})

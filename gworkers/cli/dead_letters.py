@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,13 @@ class _Boxes:
         self.found = 0
 
     def open(self) -> Iterator[DeadLetterStore]:
+        """Each box in turn, closed when the next one is taken, and at the end of the command,
+        however it ends."""
+        boxes = self._open()
+        click.get_current_context().call_on_close(boxes.close)
+        return boxes
+
+    def _open(self) -> Generator[DeadLetterStore, None, None]:
         for topic in self.topics:
             try:
                 box = DeadLetterStore(self._clients, self._group, topic)

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gworkers.handlers.job import Job
-from gworkers.kafka import green
+from gworkers.kafka import green, probe, reasons, troubles
 from gworkers.kafka.membership import KafkaMembership
-from gworkers.kafka.protocols import Committed, Listener, Offsets, TopicPartition
+from gworkers.kafka.protocols import Committed, Listener, Offsets, TopicPartition, Trouble
 from gworkers.kafka.reading import read_lean
 from gworkers.kafka.rights import Rights
 
@@ -26,6 +26,7 @@ class KafkaGroup:
         self._coordinator = consumer._coordinator
         self._structs = green.module("kafka.structs")
         self._paused: set[TopicPartition] = set()  # what kafka-python has been told to pause
+        self._trouble: Trouble | None = None
         self._out_of_range: list[tuple[TopicPartition, int]] = []
         self._hear_of_resets(consumer._subscription)
 
@@ -126,6 +127,20 @@ class KafkaGroup:
     @property
     def connected(self) -> bool:
         return any(connection.connected for connection in list(self._consumer._client._manager._conns.values()))
+
+    @property
+    def trouble(self) -> Trouble | None:
+        return self._trouble if not self.connected else None
+
+    def look_for_trouble(self) -> None:
+        self._trouble = None
+        latest = troubles.latest()
+        if latest is not None:
+            address, error = latest
+            found = reasons.explain(address, error, self._consumer._manager.config)
+            told = found.text if found is not None else probe.refuses(address)
+            if told is not None:
+                self._trouble = Trouble(f"{address} {told}", found is not None and found.final)
 
     def missing(self, topics: Iterable[str]) -> set[str]:
         cluster = self._consumer._manager.cluster

@@ -47,6 +47,15 @@ class Listener(Protocol):
     async def assigned(self, tps: Iterable[TopicPartition]) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why Kafka cannot be used. refused: Kafka is there and does not take us, and waiting does not
+    help."""
+
+    text: str
+    refused: bool
+
+
 class Membership(Protocol):
     """Whether this process may still believe that its partitions are its own. session: how long the
     group waits for a sign of life, in seconds."""
@@ -128,6 +137,14 @@ class Group(Protocol):
     @property
     def connected(self) -> bool:
         """Whether any broker is connected."""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why no broker can be connected to, as ``look_for_trouble`` found it last; None when it has
+        found nothing, or one is connected."""
+
+    def look_for_trouble(self) -> None:
+        """Find out why no broker can be connected to. Blocks, up to some seconds."""
 
     def missing(self, topics: Iterable[str]) -> set[str]:
         """Which of these topics are not there, as the last metadata told it. Never waits."""

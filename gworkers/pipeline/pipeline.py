@@ -75,7 +75,7 @@ class Pipeline:
         suspects: Suspicions,
         fatal: Fatal,
     ) -> None:
-        self._started = time.monotonic()
+        self._started = self._connected_at = time.monotonic()
         self.events = events = Events()
         self._counts = Counts(events)
         self._group = group = connections.group
@@ -164,6 +164,9 @@ class Pipeline:
         unread = [None if p.end is None or p.position is None else max(0, p.end - p.position) for p in partitions]
         backlog = None if None in unread else sum(count or 0 for count in unread)
         running = runner.running
+        connected, trouble = self._group.connected, self._group.trouble
+        if connected:
+            self._connected_at = now
         return Snapshot(
             uptime=now - self._started,
             partitions=partitions,
@@ -191,7 +194,10 @@ class Pipeline:
             lag=None if backlog is None else backlog + sum(len(partition.offsets) for partition in self._partitions.values()),
             last_poll_age=now - consumer.last_poll,
             last_message_age=now - consumer.last_message,
-            connected=self._group.connected,
+            connected=connected,
+            away=now - self._connected_at,
+            trouble=trouble.text if trouble is not None else None,
+            refused=trouble is not None and trouble.refused,
             joined=self._group.membership.joined(),
         )
 

@@ -59,6 +59,9 @@ class Snapshot:
     last_poll_age: float
     last_message_age: float
     connected: bool
+    away: float  # seconds since a broker was connected, 0 while one is
+    trouble: str | None  # why none can be connected to, where that is known
+    refused: bool  # Kafka is there and does not take us
     joined: bool  # a member of the group, with partitions or standing by
 
     @property

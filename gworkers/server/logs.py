@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import logging.config
+import re
 import sys
 import time
 from typing import Any
@@ -80,6 +81,28 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
         super().__init__(sys.stderr)
 
 
+_LOGIN = re.compile(r"""auth_bytes=b?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+
+
+def hide_logins() -> None:
+    """Take out of kafka-python's lines (it logs whole requests at DEBUG) what it logs in with."""
+    inner = logging.getLogRecordFactory()
+    if getattr(inner, "hides_logins", False):
+        return
+
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = inner(*args, **kwargs)
+        if record.name.startswith("kafka"):
+            message = record.getMessage()
+            if "auth_bytes" in message:
+                record.msg, record.args = _LOGIN.sub("auth_bytes=(hidden)", message), None
+        return record
+
+    factory.hides_logins = True  # type: ignore[attr-defined]
+    factory.gworkers = getattr(inner, "gworkers", False)  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(factory)
+
+
 def enable() -> None:
     """Let this program's loggers speak again: ``logging.config.dictConfig`` of an application
     disables by default all that were there before it."""
@@ -116,6 +139,7 @@ def configure(config: schema.Logging) -> None:
     """Set logging up, unless the application has done so itself: handlers that are on the root
     logger already stay alone."""
     log_context.install()
+    hide_logins()
     if config.config is not None:
         logging.config.dictConfig({"disable_existing_loggers": False, **config.config})
     elif not logging.getLogger().handlers:

@@ -22,6 +22,8 @@ log = logging.getLogger("gworkers")
 ROUND_INTERVAL = 0.5
 TOPIC_INTERVAL = 1.0
 SAY_AWAY_AFTER = 3.0
+#: Seconds between two looks for why Kafka cannot be used.
+LOOK_INTERVAL = 5.0
 
 
 class Watch:
@@ -45,6 +47,8 @@ class Watch:
         self._fatal = fatal
         self._away_since: float | None = None
         self._away_said = False
+        self._why = ""
+        self._looked = 0.0
         self._missing: set[str] = set()
         self._idle_since: float | None = None
         self._loop = Loop("watch", self._run, fatal)
@@ -77,8 +81,18 @@ class Watch:
         elif self._away_since is None:
             self._away_since = now
         elif not self._away_said and now - self._away_since >= SAY_AWAY_AFTER:
-            log.warning("Kafka does not answer; gworkers keeps trying, and keeps the results that are finished until then")
-            self._away_said = True
+            self._group.look_for_trouble()
+            trouble = self._group.trouble
+            why = f": {trouble.text}" if trouble is not None else ""
+            log.warning("Kafka does not answer; gworkers keeps trying, and keeps the results that are finished until then%s", why)
+            self._away_said, self._why = True, why
+        elif now - self._looked > LOOK_INTERVAL:
+            self._looked = now
+            self._group.look_for_trouble()
+            trouble = self._group.trouble
+            if trouble is not None and trouble.refused and f": {trouble.text}" != self._why:
+                self._why = f": {trouble.text}"
+                log.warning("Kafka is there again and cannot be used%s", self._why)
 
     def _look_for_topics(self) -> None:
         """Input topics that are not there: the metadata requests that look for them also make them

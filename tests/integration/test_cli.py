@@ -81,7 +81,8 @@ def test_config_shows_where_values_come_from_and_hides_secrets(tmp_path: Path) -
     assert lines["sasl_plain_password: (hidden)"] == "app.yaml:3"
     assert lines["sasl_mechanism: PLAIN"] == "app.yaml:3"
     assert lines["grace: 30s"] == "default"
-    assert "hush" not in done.stdout and "shop" not in done.stdout
+    assert "hush" not in done.stdout
+    assert "shop" not in done.stdout
     yaml.safe_load(done.stdout)
 
 
