@@ -250,8 +250,8 @@ def test_a_group_that_is_refused(own_secure_kafka: str, start: Any) -> None:
     config = configuration(own_secure_kafka, "app:handle", "in", "out")
     server = start(config)
     assert server.wait(40) == 69
-    assert "Kafka refuses this client: GroupAuthorizationFailedError" in server.log
-    assert "give it the right to, or change kafka.client" in server.log
+    assert "User:ANONYMOUS has no right to use the group" in server.log
+    assert "kafka-acls.sh" in server.log
     assert "Traceback" not in server.log
 
 

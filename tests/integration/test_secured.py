@@ -437,6 +437,27 @@ def test_a_password_that_is_changed_while_it_runs_is_told_and_loses_nothing(kafk
     assert "Geheim" not in server.log
 
 
+def test_a_broker_that_comes_back_with_another_authority_is_told_and_loses_nothing(kafka: SecuredKafka, folder: Path, start: Any) -> None:
+    world = World(kafka, folder, "tls", tls())
+    world.allow(*ALL, principal="ANONYMOUS")
+    server = serving(world, start)
+    store = kafka.authority.file.with_name("good-broker.keystore.pem")
+    good = store.read_bytes()
+    kafka.kafka.terminate()
+    try:
+        store.write_bytes(kafka.other.keystore("broker").read_bytes())
+        kafka.kafka.start()
+        server.says(r"cannot be used: \S+ has a certificate that no authority|until then: \S+ has a certificate that no authority", 60)
+    finally:
+        kafka.kafka.terminate()
+        store.write_bytes(good)
+        kafka.kafka.start()
+    server.says("Kafka is back after", timeout=60)
+    produce(world.plain, world.source, [(b"k", b"50")])
+    until(lambda: len(consume(world.plain, world.output)) == 51, what="the new result")
+    assert server.stop() == 0
+
+
 def assert_unhealthy(address: str) -> None:
     import requests
 
