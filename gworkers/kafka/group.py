@@ -25,7 +25,6 @@ class KafkaGroup:
         self._consumer = consumer
         self._coordinator = consumer._coordinator
         self._structs = green.module("kafka.structs")
-        self._paused: set[TopicPartition] = set()  # what kafka-python has been told to pause
         self._trouble: Trouble | None = None
         self._out_of_range: list[tuple[TopicPartition, int]] = []
         self._hear_of_resets(consumer._subscription)
@@ -61,12 +60,12 @@ class KafkaGroup:
 
     def pause_only(self, tps: Collection[TopicPartition]) -> None:
         assigned = self._consumer.assignment()
-        wanted, paused = assigned & set(tps), self._paused & assigned
+        wanted = assigned & set(tps)
+        paused = self._consumer.paused()  # asked each time: a partition that went and came back is not paused
         if wanted - paused:
             self._consumer.pause(*self._theirs(wanted - paused))
         if paused - wanted:
             self._consumer.resume(*self._theirs(paused - wanted))
-        self._paused = wanted
 
     def positions(self) -> Iterator[tuple[TopicPartition, int]]:
         for tp, state in list(self._consumer._subscription.assignment.items()):
@@ -74,7 +73,9 @@ class KafkaGroup:
                 yield tp, state.position.offset
 
     def _hear_of_resets(self, subscription: Any) -> None:
-        """kafka-python goes on elsewhere, as auto_offset_reset says, without a word."""
+        """With auto_offset_reset latest kafka-python goes on at the end, without a word."""
+        if self._consumer.config["auto_offset_reset"] != "latest":
+            return
         reset = subscription.request_offset_reset
 
         def request_offset_reset(partition: Any, *strategy: Any) -> None:

@@ -116,8 +116,8 @@ class Group(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
     def out_of_range(self) -> list[tuple[TopicPartition, int]]:
-        """Offsets at which a partition was to be read on and could not be, since the last call: it
-        goes on where ``auto_offset_reset`` says."""
+        """With auto_offset_reset latest: offsets at which a partition was to be read on and could not
+        be, since the last call. It goes on at the end."""
 
     def end(self, tp: TopicPartition) -> int | None:
         """The offset after the last message, as the last fetch told it; None while it is not known.
