@@ -7,8 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from gworkers.handlers.job import Job
-from gworkers.offsets.journal import Suspect
 from gworkers.offsets.offsets import Offsets
+from gworkers.offsets.suspects import Suspect
 
 if TYPE_CHECKING:
     from gworkers.handlers.routes import Route

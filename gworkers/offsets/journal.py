@@ -15,14 +15,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import mmap
 import os
 import struct
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
+
+log = logging.getLogger(__name__)
 
 MAGIC = b"gwjournl"
 VERSION = 1
@@ -34,6 +38,9 @@ WORDS = ENTRY // 8
 #: The head: magic, version, whether a process runs (or died running), its pid.
 HEAD = struct.Struct("=8sqqq")
 RUNNING = 2  # the head's word for it, as an index
+
+#: A journal is never larger, in bytes.
+MOST_BYTES = 64 * 2**20
 
 #: A batch may be larger than what is suspected of it: beyond this the span is of holes.
 MOST_OF_A_BATCH = 10_000
@@ -52,17 +59,6 @@ class RunningSpan:
     partition: int
     first: int
     last: int
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """deaths: in a row at which this message was running; alone: nothing else ran at the last."""
-
-    topic: str
-    partition: int
-    offset: int
-    deaths: int
-    alone: bool
 
 
 class Journaling(Protocol):
@@ -136,12 +132,13 @@ class Journal:
 def folder_of(state_dir: Path, group: str) -> Path:
     """Where the state of one consumer group is kept. Made when it is not there. Raises
     JournalError."""
-    folder = state_dir / quote(group, safe="")
+    name = quote(group, safe="")
+    folder = state_dir / (name if name.strip(".") else name.replace(".", "%2E"))  # "." and ".." are other folders
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        file, probe = tempfile.mkstemp(prefix=".writable.", dir=folder)
+        os.close(file)
+        os.unlink(probe)
     except OSError as error:
         raise JournalError(f"the folder {folder} cannot be written: {os.strerror(error.errno or 0)}; make it, or name another") from None
     return folder
@@ -151,8 +148,9 @@ def left_behind(folder: Path, own: Path | None = None) -> Iterator[list[RunningS
     """For each process that died: what ran in it. Each is told once, so that what is told has to be
     kept before the next is asked for.
 
-    Called before a Journal is made, which may use one of these files anew. Raises JournalError for
-    a file that is no journal.
+    Called before a Journal is made, which may use one of these files anew. A file that is no journal
+    (after a power cut it may be empty, or of zeros) is moved aside. Raises JournalError when files
+    cannot be locked.
     """
     for path in sorted(folder.glob("running.*")):
         if path == own:
@@ -160,27 +158,38 @@ def left_behind(folder: Path, own: Path | None = None) -> Iterator[list[RunningS
         with contextlib.suppress(FileNotFoundError), open(path, "r+b") as file:
             if not _lock(file.fileno()):
                 continue
-            data = file.read()
+            data = file.read(MOST_BYTES)
+            why = _no_journal(data)
+            if why is not None:
+                if data.strip(b"\0"):
+                    aside(path, why)
+                    continue
+                data = b""  # all zeros: it was made, and nothing of it had reached the disk
             if not data:
                 continue
-            yield _ran(path, data)
+            yield _ran(data)
             file.seek(0)
             file.write(HEAD.pack(MAGIC, VERSION, 0, 0))
 
 
-def _ran(path: Path, data: bytes) -> list[RunningSpan]:
-    magic, version, running, _ = HEAD.unpack_from(data) if len(data) >= HEAD.size else (b"", 0, 0, 0)
+def _no_journal(data: bytes) -> str | None:
+    """Why this is no journal; None when it is one."""
+    magic, version, _, _ = HEAD.unpack_from(data) if len(data) >= HEAD.size else (b"", 0, 0, 0)
     if magic != MAGIC:
-        raise JournalError(f"{path} is not a journal of gworkers, or is damaged; move it away, what it recorded is lost")
+        return "it is no journal of gworkers, or is damaged"
     if version != VERSION:
-        raise JournalError(f"{path} was written by another version of gworkers (format {version}, this one reads {VERSION}); move it away")
-    if not running:
+        return f"it was written by another version of gworkers (format {version}, this one reads {VERSION})"
+    return None
+
+
+def _ran(data: bytes) -> list[RunningSpan]:
+    if not HEAD.unpack_from(data)[2]:
         return []
     found = []
     for start in range(ENTRY, len(data) - ENTRY + 1, ENTRY):
         offset, last = struct.unpack_from("=qq", data, start)
         topic, _, number = data[start + 16 : start + ENTRY].rstrip(b"\0").decode("utf-8", "replace").rpartition("/")
-        if offset >= 0 and topic and number.isdecimal():
+        if offset >= 0 and topic and number.isascii() and number.isdecimal() and len(number) < 10:
             found.append(RunningSpan(topic, int(number), offset, min(max(offset, last), offset + MOST_OF_A_BATCH - 1)))
     return found
 
@@ -190,7 +199,7 @@ def _own(folder: Path) -> tuple[int, Path]:
     for number in range(10_000):
         path = folder / f"running.{number}"
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise JournalError(f"{path} cannot be opened: {os.strerror(error.errno or 0)}") from None
         if _lock(file):
@@ -208,3 +217,14 @@ def _lock(file: int) -> bool:
             return False
         raise JournalError(f"the file system does not lock files: {os.strerror(error.errno or 0)}; name a folder on another") from None
     return True
+
+
+def aside(path: Path, why: str) -> None:
+    """Move a file away that cannot be read, and say so."""
+    for number in range(100):
+        target = path.with_name(f"{path.name}.damaged-{number}")
+        if not os.path.lexists(target):
+            break
+    with contextlib.suppress(OSError):
+        os.rename(path, target)
+        log.warning("%s cannot be read: %s; it was moved to %s, and what it recorded is not known", path, why, target.name)

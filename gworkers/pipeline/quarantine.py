@@ -3,32 +3,28 @@
 What the journal (gworkers.offsets.journal) names is suspected. A suspect that comes up again is
 taken out of its block and waits here:
 
-1. suspects run one at a time, beside whatever else runs. One that ends, well or badly, is cleared:
-   its deaths were not in a row;
+1. suspects run a few at a time, beside whatever else runs. One that ends, well or badly, is cleared:
+   its deaths were not in a row. So the thousands that a batch route leaves behind are cleared in
+   seconds, and when one of them kills the process again, only the few that ran are left;
 2. one that has been there at all deaths but one of ``poison.deaths`` runs wholly alone, while the
    workers wait. If the process dies now, it was this one;
 3. one that has been there at ``poison.deaths`` deaths, and alone at the last, is not run again: it
    goes the way of a failed message.
 
-The suspects are kept in ``suspects.json`` beside the journals, shared by the group's processes on
-this machine under a lock.
+The suspects are kept in the state directory (gworkers.offsets.suspects); who was cleared is written
+there in the background, on a thread of its own: what is lost of it runs once more as a suspect.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
-import os
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 import gevent
 from gevent.event import Event
+from gevent.lock import Semaphore
 
 from gworkers import log_context
 from gworkers.errors import KilledError
@@ -36,8 +32,8 @@ from gworkers.events import Events
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.loop import Fatal, Loop
-from gworkers.offsets import journal
-from gworkers.offsets.journal import JournalError, Suspect
+from gworkers.offsets.journal import JournalError
+from gworkers.offsets.suspects import Suspect, Suspects
 from gworkers.pipeline.ledger import Ledger
 from gworkers.pipeline.outcomes import Outcomes
 from gworkers.pipeline.pacing import Pacing
@@ -47,6 +43,12 @@ log = logging.getLogger(__name__)
 
 #: How long to wait before looking again whether a named limit has room for a suspect, seconds.
 LIMIT_INTERVAL = 0.02
+#: How many suspects run beside each other, while none of them has to be alone.
+AT_ONCE = 16
+#: Seconds between two writings of who was cleared.
+WRITE_INTERVAL = 0.1
+#: With so many suspects waiting the log tells of each no more.
+TOLD_EACH = 50
 
 
 class Suspicions(Protocol):
@@ -60,7 +62,14 @@ class Suspicions(Protocol):
         """The suspects of one partition by offset; None when there are none."""
 
     def clear(self, topic: str, number: int, offsets: list[int]) -> None:
-        """These are suspected no more."""
+        """These are suspected no more; ``flush`` writes it down."""
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether ``flush`` has something to write."""
+
+    def flush(self) -> None:
+        """Write down who was cleared. Blocks the thread."""
 
 
 class NoSuspects:
@@ -75,80 +84,10 @@ class NoSuspects:
     def clear(self, topic: str, number: int, offsets: list[int]) -> None:
         pass
 
+    unwritten = False
 
-class Suspects:
-    """The file of suspects of one group on this machine. Raises JournalError when it cannot be read
-    or written."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder / "suspects.json"
-        self._known: dict[tuple[str, int], dict[int, Suspect]] = {}
-        self.own: Path | None = None  # the journal of this process
-
-    def gather(self) -> int:
-        """Take up what ran in processes that have died since. Returns how many processes those
-        were."""
-        deaths = 0
-        with self._locked():
-            self._read()
-            for ran in journal.left_behind(self._folder, self.own):
-                if not ran:
-                    continue
-                deaths += 1
-                alone = len(ran) == 1 and ran[0].first == ran[0].last
-                for span in ran:
-                    of_partition = self._known.setdefault((span.topic, span.partition), {})
-                    for offset in range(span.first, span.last + 1):
-                        before = of_partition.get(offset)
-                        of_partition[offset] = Suspect(span.topic, span.partition, offset, 1 + (before.deaths if before else 0), alone)
-                self._write()
-        return deaths
-
-    def of(self, topic: str, number: int) -> dict[int, Suspect] | None:
-        """The suspects of one partition by offset; None when there are none."""
-        return self._known.get((topic, number)) or None
-
-    def clear(self, topic: str, number: int, offsets: list[int]) -> None:
-        """These are suspected no more."""
-        with self._locked():
-            self._read()
-            of_partition = self._known.get((topic, number), {})
-            for offset in offsets:
-                of_partition.pop(offset, None)
-            if not of_partition:
-                self._known.pop((topic, number), None)
-            self._write()
-
-    def __len__(self) -> int:
-        return sum(map(len, self._known.values()))
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            with open(self._folder / "suspects.lock", "a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
-        except OSError as error:
-            raise JournalError(f"{error.filename or self._path} cannot be used: {os.strerror(error.errno or 0)}") from None
-
-    def _read(self) -> None:
-        try:
-            told = json.loads(self._path.read_text("utf-8"))
-            found = [Suspect(**entry) for entry in told["suspects"]]
-        except FileNotFoundError:
-            found = []
-        except (ValueError, KeyError, TypeError):
-            raise JournalError(f"{self._path} is damaged; move it away, what it recorded is lost") from None
-        self._known = {}
-        for suspect in found:
-            self._known.setdefault((suspect.topic, suspect.partition), {})[suspect.offset] = suspect
-
-    def _write(self) -> None:
-        temporary = self._path.with_suffix(".new")
-        entries = [asdict(suspect) for of_partition in self._known.values() for suspect in of_partition.values()]
-        temporary.write_text(json.dumps({"version": 1, "suspects": entries}, indent=1) + "\n", "utf-8")
-        temporary.replace(self._path)
+    def flush(self) -> None:
+        pass
 
 
 class Quarantine:
@@ -174,7 +113,9 @@ class Quarantine:
         self._ledger = ledger
         self._waiting: deque[Job] = deque()
         self._came = Event()
-        self._loop = Loop("quarantine", self._serve, fatal)
+        self._alone = Semaphore(1)  # held while one runs wholly alone
+        self._loops = [Loop("quarantine", self._serve, fatal) for _ in range(AT_ONCE)]
+        self._loops.append(Loop("suspects", self._write, fatal))
         events.assigned.subscribe(self.assigned)
         events.dead_lettered.subscribe(self._dead_lettered)
 
@@ -182,10 +123,27 @@ class Quarantine:
         return len(self._waiting)
 
     def start(self) -> None:
-        self._loop.start()
+        for loop in self._loops:
+            loop.start()
 
     def stop(self) -> None:
-        self._loop.stop()
+        """Blocks while it writes down who was cleared."""
+        for loop in self._loops:
+            loop.stop()
+        self._flush()
+
+    def _write(self) -> None:
+        """Off the hub: another process may hold the lock, and the disk may be slow."""
+        while True:
+            gevent.sleep(WRITE_INTERVAL)
+            if self._suspects.unwritten:
+                gevent.get_hub().threadpool.apply(self._flush)
+
+    def _flush(self) -> None:
+        try:
+            self._suspects.flush()
+        except JournalError as error:
+            log.warning("the state directory cannot be written: %s", error)
 
     def assigned(self, partitions: list[Partition]) -> None:
         """Partitions have come, perhaps from a process that died."""
@@ -258,18 +216,24 @@ class Quarantine:
     def _try(self, job: Job, suspect: Suspect | None) -> None:
         alone = suspect is not None and suspect.deaths >= max(1, self._deaths - 1)
         if suspect is not None:
-            told = "with nothing beside it" if alone else "one suspect at a time"
-            log.info("ran when the process died (%d in a row); it runs again, %s", suspect.deaths, told, extra=log_context.about(job))
-        if alone:
-            self._runner.pause()
-        try:
-            if job.partition.closing or not job.partition.active:
-                self._ledger.give_back((job,))
-                return
-            self._runner.run([job])
-        finally:
+            told = "with nothing beside it" if alone else "as a suspect"
+            level = logging.INFO if alone or len(self._waiting) < TOLD_EACH else logging.DEBUG
+            log.log(level, "ran when the process died (%d in a row); it runs again, %s", suspect.deaths, told, extra=log_context.about(job))
+        with self._alone:  # who is not to be alone only waits for one that is
             if alone:
-                self._runner.resume()
+                self._runner.pause()
+                try:
+                    self._run(job)
+                finally:
+                    self._runner.resume()
+        if not alone:
+            self._run(job)
+
+    def _run(self, job: Job) -> None:
+        if job.partition.closing or not job.partition.active:
+            self._ledger.give_back((job,))
+            return
+        self._runner.run([job])
         self._cleared(job)
 
     def _cleared(self, job: Job) -> None:
@@ -279,10 +243,7 @@ class Quarantine:
         self._clear(job.partition, [job.offset])
 
     def _clear(self, partition: Partition, offsets: list[int]) -> None:
-        try:
-            self._suspects.clear(partition.topic, partition.number, offsets)
-        except JournalError as error:
-            log.warning("the state directory cannot be written: %s", error)
+        self._suspects.clear(partition.topic, partition.number, offsets)
 
 
 def gather(folder: Path) -> Suspects:
@@ -290,7 +251,7 @@ def gather(folder: Path) -> Suspects:
     suspects = Suspects(folder)
     deaths = suspects.gather()
     if deaths:
-        log.warning("%s died while handling messages; %d of them are suspected and run one at a time", _processes(deaths), len(suspects))
+        log.warning("%s died while handling messages; %d of them are suspected and run a few at a time", _processes(deaths), len(suspects))
     return suspects
 
 

@@ -11,6 +11,7 @@ from gworkers.config import schema
 from gworkers.errors import BatchResultError, DecodeError, EncodeError
 from gworkers.handlers import batches
 from gworkers.handlers.job import Job
+from gworkers.offsets.suspects import Suspect
 from tests.support.jobs import job_of, partition_of, route_of
 
 
@@ -144,7 +145,7 @@ def test_how_many_make_a_batch() -> None:
     jobs[2].attempt = 5
     assert size(jobs) == (2, True)
     assert size(jobs[2:]) == (1, True)
-    jobs[0].partition.suspects = {1: None}  # type: ignore[dict-item]
+    jobs[0].partition.suspects = {1: Suspect(1, False)}
     assert size(jobs) == (1, True)
     assert size(jobs[1:]) == (1, True)
     jobs[19].offset = 20_000
