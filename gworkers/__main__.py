@@ -12,9 +12,13 @@ if __name__ == "__main__" and not sys.flags.safe_path and sys.path and os.path.s
 
 
 def main() -> None:
-    """Run the command line. From the first moment on a signal ends it with 0: nothing has begun."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """Run the command line. From the first moment on a signal that stops a server ends it with 0:
+    nothing has begun. Those that a running server has other uses for do nothing yet."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, lambda number, frame: os._exit(0))
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, frame: None)
     from gworkers.cli.main import main as run
 
     run()

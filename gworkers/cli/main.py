@@ -54,6 +54,9 @@ def gworkers_command(context: click.Context) -> None:
     if context.invoked_subcommand != "run":  # a server has handlers of its own, the other commands none
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
 
 
 for command in (run, check, config, send, tail, lag, dead_letters):

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+import gevent.subprocess
 
 import gworkers
 from gworkers.cli.common import configured, examples
 from gworkers.config.load import load
 from gworkers.config.units import parse_duration
+from gworkers.errors import Exit
 from gworkers.kafka import green
 
 
@@ -51,7 +53,8 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
     """Serve until asked to stop (the default command).
 
     SIGTERM and Ctrl-C let what runs finish, for shutdown.grace at the most; a second one ends the
-    process at once.
+    process at once, as QUIT does. HUP takes up a changed configuration, USR1 logs where each handler
+    stands, USR2 opens log files anew, TSTP and CONT stop and go on taking messages.
     """
     loaded = load(file, overrides)
     if loaded.config.executor == "greenlet" and not green.patched():
@@ -63,7 +66,17 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
     from gworkers.supervisor.ending import end_within
     from gworkers.supervisor.server import Server
 
-    server = Server(loaded, until_idle=until_idle, file=file)
+    server = Server(loaded, until_idle=until_idle, file=file, check=lambda: _wrong(file, overrides))
     status = server.run()
+    if server.begin_anew and status in (Exit.OK, Exit.UNSETTLED):
+        _begin_anew("gworkers")
     end_within(server.grace_left, status)
     return status
+
+
+def _wrong(file: Path, overrides: tuple[str, ...]) -> str | None:
+    """What ``gworkers check`` says against the configuration as it is now, in a process of its own:
+    this one has the application's modules as they were. Blocks the calling greenlet."""
+    options = [part for assignment in overrides for part in ("--set", assignment)]
+    done = gevent.subprocess.run([sys.executable, "-m", "gworkers", "check", "-c", str(file), *options], capture_output=True, text=True)
+    return None if done.returncode == 0 else done.stderr.strip()

@@ -22,10 +22,11 @@ class Slot:
     """One thread's or greenlet's place, from ``claim_…`` to ``release_…``. deadline: as
     ``time.monotonic()`` tells it."""
 
-    __slots__ = ("at", "deadline", "job", "journal", "time_limit")
+    __slots__ = ("at", "deadline", "job", "journal", "thread", "time_limit")
 
     def __init__(self, journal: Journaling) -> None:
         self.journal = journal
+        self.thread = 0  # the native thread it is of, 0 for a greenlet
         self.at = journal.claim()  # its entry in the journal
         self.job: Job | None = None
         self.time_limit: TimeLimit | None = None  # where a route with a timeout has run
@@ -39,6 +40,7 @@ _ident = gevent.monkey.get_original("_thread", "get_ident")
 def claim_thread(journal: Journaling) -> Slot:
     """The slot of this native thread, until release_thread."""
     slot = _threads[_ident()] = Slot(journal)
+    slot.thread = _ident()
     return slot
 
 

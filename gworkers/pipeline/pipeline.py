@@ -22,6 +22,7 @@ from gworkers.handlers.executor import Executor
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.handlers.routes import Route
+from gworkers.handlers.stacks import Standing, standing
 from gworkers.kafka.protocols import Group, ProducerClient, TopicPartition, TransactionalClient
 from gworkers.loop import Fatal
 from gworkers.pipeline.assignments import Assignments
@@ -139,7 +140,19 @@ class Pipeline:
             gevent.sleep(LAST_COMMIT_INTERVAL)
         return True
 
+    def quiet(self, quiet: bool) -> None:
+        """Begin nothing and stay a member of the group, or go on."""
+        if quiet:
+            self._runner.hold()
+        else:
+            self._runner.resume()
+
     # -- what is to be seen
+
+    @property
+    def standing(self) -> list[Standing]:
+        """Where each handler stands."""
+        return list(standing(self._runner.blocks))
 
     @property
     def unsettled(self) -> int:

@@ -220,6 +220,8 @@ class Quarantine:
             level = logging.INFO if alone or len(self._waiting) < TOLD_EACH else logging.DEBUG
             log.log(level, "ran when the process died (%d in a row); it runs again, %s", suspect.deaths, told, extra=log_context.about(job))
         with self._alone:  # who is not to be alone only waits for one that is
+            while self._runner.paused:
+                gevent.sleep(LIMIT_INTERVAL)
             if alone:
                 self._runner.pause()
                 try:

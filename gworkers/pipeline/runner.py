@@ -32,7 +32,12 @@ class Runner:
         self.blocks: set[Block] = set()
         self.taken = 0
         self.busy = 0.0
-        self.paused = False
+        self._pauses = 0
+
+    @property
+    def paused(self) -> bool:
+        """Whether nobody is to begin anything."""
+        return self._pauses > 0
 
     @property
     def jobs(self) -> list[Job]:
@@ -92,11 +97,16 @@ class Runner:
         return jobs
 
     def pause(self) -> None:
-        """Begin nothing, and block until nothing runs."""
-        self.paused = True
-        while self.paused and self.blocks:
+        """Begin nothing, and block until nothing runs. Each needs a ``resume`` of its own."""
+        self.hold()
+        while self.blocks:
             gevent.sleep(QUIET_INTERVAL)
 
+    def hold(self) -> None:
+        """Begin nothing; what runs goes on. Needs a ``resume`` as well."""
+        self._pauses += 1
+
     def resume(self) -> None:
-        self.paused = False
-        self._scheduler.call_workers()
+        self._pauses -= 1
+        if not self._pauses:
+            self._scheduler.call_workers()

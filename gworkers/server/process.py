@@ -136,15 +136,15 @@ class Process:
         self._watchdog = HubWatchdog(lambda: keeper.beat, self.group.membership.session, self._fatal)
         self._watchdog.start()
 
-    def drain(self, error: BaseException | None) -> int:
+    def drain(self, error: BaseException | None, *, at_once: bool = False) -> int:
         """Let what runs finish; returns how many messages were left when the grace was over.
-        Blocks. error: why it ends, None when it was asked to."""
+        Blocks. error: why it ends, None when it was asked to; at_once: without any grace."""
         pipeline = self.pipeline
         pipeline.drain()
         grace = self._config.shutdown.grace
         if error is not None and not isinstance(error, RestartError):
             grace = min(ERROR_GRACE, grace)
-        deadline = time.monotonic() + grace
+        deadline = time.monotonic() + (grace if not at_once else 0.0)
         while pipeline.unsettled and not pipeline.over and time.monotonic() < deadline:
             gevent.sleep(DRAIN_INTERVAL)
         unsettled = pipeline.unsettled

@@ -13,9 +13,13 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
+
+#: No such file is longer.
+MOST_CHARACTERS = 100_000
 
 log = logging.getLogger("gworkers")
 
@@ -36,12 +40,11 @@ def write(config: Path, facts: dict[str, Any]) -> None:
     try:
         folder = _folder()
         folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise PermissionError(errno.EPERM, "it is another user's", str(folder))
-        target = _file(config)
-        temporary = target.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"pid": os.getpid(), "config": str(config.resolve()), **facts}), "utf-8")
-        temporary.replace(target)
+        _check_owner(os.lstat(folder), str(folder))
+        file, temporary = tempfile.mkstemp(dir=folder)
+        with open(file, "w", encoding="utf-8") as new:
+            new.write(json.dumps({"pid": os.getpid(), "config": str(config.resolve()), **facts}))
+        os.replace(temporary, _file(config))
     except OSError as error:
         log.warning(
             "other commands will not find this server, because %s cannot be written: %s; set XDG_RUNTIME_DIR to a folder of this user's",
@@ -53,11 +56,22 @@ def write(config: Path, facts: dict[str, Any]) -> None:
 def read(config: Path) -> dict[str, Any] | None:
     """What the server that runs ``config`` left, None when none runs."""
     try:
-        facts: dict[str, Any] = json.loads(_file(config).read_text("utf-8"))
-        os.kill(int(facts["pid"]), 0)
-    except (OSError, ValueError, KeyError):
+        _check_owner(os.lstat(_folder()), str(_folder()))
+        with open(os.open(_file(config), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
+            _check_owner(os.fstat(file.fileno()), file.name)
+            facts: dict[str, Any] = json.loads(file.read(MOST_CHARACTERS))
+        if not (isinstance(facts, dict) and type(facts["pid"]) is int and facts["pid"] > 0 and isinstance(facts["servers"], str)):
+            return None
+        os.kill(facts["pid"], 0)
+    except (OSError, ValueError, KeyError, OverflowError, RecursionError):
         return None
     return facts
+
+
+def _check_owner(status: os.stat_result, name: object) -> None:
+    """Raises PermissionError for what another user has made: it is neither written nor believed."""
+    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "it is another user's", str(name))
 
 
 def remove(config: Path) -> None:

@@ -14,15 +14,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import gevent
 from gevent.event import Event
 
 import gworkers
+from gworkers import log_context
 from gworkers.admin.server import Admin
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
@@ -36,12 +35,9 @@ from gworkers.server.process import Process, check_executor
 from gworkers.server.progress import Progress
 from gworkers.server.watch import Watch
 from gworkers.supervisor import run_file
+from gworkers.supervisor.signals import STOPS, Signals
 
 log = logging.getLogger("gworkers")
-
-
-#: What asks a server to stop.
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
@@ -54,7 +50,7 @@ def _stopped_by_signals() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise StopAsked(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    before = {number: signal.signal(number, stop) for number in STOPS}
     try:
         yield
     finally:
@@ -67,23 +63,34 @@ class Server:
 
     config: a Config made in Python, or what ``gworkers.config.load.load`` returned. until_idle:
     seconds without anything to do after which it stops by itself; None serves on. file: the
-    configuration's file, which other commands know it by.
+    configuration's file, which other commands know it by. check: says what is wrong with the file as
+    it is now, for a reload; may block the calling greenlet.
     """
 
-    def __init__(self, config: Config | Loaded, *, until_idle: float | None = None, file: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Config | Loaded,
+        *,
+        until_idle: float | None = None,
+        file: Path | None = None,
+        check: Callable[[], str | None] | None = None,
+    ) -> None:
         self._loaded = config if isinstance(config, Loaded) else Loaded.of(config)
         self._config = self._loaded.config
         self._until_idle = until_idle
         self._file = file
+        self._check = check
+        self.begin_anew = False  # the configuration has changed: whoever has started this is to start it again
         self._stop_asked = Event()
         self._error: BaseException | None = None
-        self._signals = 0
+        self._signals = Signals(self)
+        self._asked = 0
+        self._at_once = self._quiet = False
         self._stop_began: float | None = None
         self._embedded: embedded.Embedded | None = None
         self._admin: Admin | None = None
         self._progress: Progress | None = None
         self._watch: Watch | None = None
-        self._watchers: list[Any] = []
         self.process: Process | None = None
         self.admin_address: str | None = None
 
@@ -95,13 +102,13 @@ class Server:
         try:
             with _stopped_by_signals():
                 process = self._start()
-                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until somebody drains when they come
-            self._catch_signals()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+                signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until somebody drains when they come
+            self._signals.catch()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
             process.start()
             self._stop_asked.wait()
             self._stop_began = time.monotonic()
-            unsettled = process.drain(self._error)
+            unsettled = process.drain(self._error, at_once=self._at_once)
         except GworkersError as error:
             logs.last_words(str(error))
             self._error = error
@@ -199,20 +206,50 @@ class Server:
     def _where(self, servers: str) -> str:
         return f"{servers} (embedded, for a first look: nothing in it outlives this process)" if self._embedded else servers
 
-    def _catch_signals(self) -> None:
-        for number in SIGNALS:
-            self._watchers.append(gevent.signal_handler(number, self._signalled, number))
+    # -- what signals ask for
 
-    def _signalled(self, number: int) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            log.warning("%s again: ending at once; what was running will be delivered again", signal.Signals(number).name)
+    def asked_to_stop(self, name: str) -> None:
+        self._asked += 1
+        if self._asked > 1:
+            log.warning("%s again: ending at once; what was running will be delivered again", name)
             self._forget()
             if self.process is not None:
                 self.process.close_journal()
             os._exit(Exit.UNSETTLED)
-        log.info("%s: draining for up to %s", signal.Signals(number).name, format_duration(self._config.shutdown.grace))
+        log.info("%s: draining for up to %s", name, format_duration(self._config.shutdown.grace))
         self._stop_asked.set()
+
+    def asked_to_stop_at_once(self, name: str) -> None:
+        self._asked += 1
+        log.info("%s: stopping at once; what runs will be delivered again", name)
+        self._at_once = True
+        self._stop_asked.set()
+
+    def asked_to_reload(self) -> None:
+        if self._check is None:
+            log.warning("SIGHUP: this server was not started from a file, and has nothing to read anew")
+            return
+        wrong = self._check()
+        if wrong is not None:
+            log.error("SIGHUP: the configuration is as it was, because the new one is not right:")
+            logs.last_words(wrong)
+            return
+        log.info("SIGHUP: draining for up to %s, then beginning anew", format_duration(self._config.shutdown.grace))
+        self.begin_anew = True
+        self._stop_asked.set()
+
+    def tell_stacks(self) -> None:
+        found = self.process.pipeline.standing if self.process is not None else []
+        log.info("SIGUSR1: %d handlers run", len(found))
+        for one in found:
+            log.info("runs for %.1f s, at\n%s", one.age, one.stack, extra=log_context.about(one.job))
+
+    def be_quiet(self, quiet: bool) -> None:
+        if self.process is None or quiet == self._quiet:
+            return
+        self._quiet = quiet
+        self.process.pipeline.quiet(quiet)
+        log.info("SIGTSTP: nothing new is begun until SIGCONT" if quiet else "SIGCONT: going on")
 
     # -- stop
 
@@ -225,8 +262,7 @@ class Server:
         if self._admin is not None:
             self._admin.stop()
         self._forget()
-        for watcher in self._watchers:
-            watcher.cancel()
+        self._signals.release()
         return committed
 
     def _forget(self) -> None:

@@ -58,7 +58,7 @@ def test_a_package_that_cannot_be_had_is_a_sentence_and_69_and_nothing_half_made
 
 def test_a_checkout_that_cannot_be_written_is_a_sentence(clone: Path) -> None:
     """As another user's is; the tests may run as root, who may write everywhere but there."""
-    (clone / ".venv.lock").unlink()
+    (clone / ".venv.lock").unlink(missing_ok=True)
     (clone / ".venv.lock").mkdir()
     try:
         done = subprocess.run([str(clone / "bin/gworkers"), "--version"], cwd=clone, env=BARE, capture_output=True, text=True, timeout=60)

@@ -103,6 +103,8 @@ def test_every_configuration_is_valid(tmp_path: Path) -> None:
     for page, text in found:
         file = tmp_path / "app.yaml"
         file.write_text(text)
+        for named in re.findall(r"\$\{file:([^}]+)\}", text):
+            (tmp_path / named).write_text("secret")
         assert load(file).config.routes, page
 
 

@@ -1,0 +1,84 @@
+"""What a running server does at a signal, by the conventions of gunicorn and Sidekiq.
+
+| signal | what it does |
+|---|---|
+| TERM, INT | drain for ``shutdown.grace`` and stop; a second one ends the process at once |
+| QUIT | stop at once: what is finished is committed, what runs will be delivered again |
+| HUP | check the configuration; if it is good, drain and begin anew with it, as the same process |
+| USR1 | write to the log where each handler stands |
+| USR2 | open the log's files anew, after they were moved |
+| TSTP, CONT | take nothing new and stay; go on |
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+import gevent
+
+log = logging.getLogger("gworkers")
+
+#: What asks a server to stop.
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Served(Protocol):
+    """Who is told."""
+
+    def asked_to_stop(self, name: str) -> None: ...
+
+    def asked_to_stop_at_once(self, name: str) -> None: ...
+
+    def asked_to_reload(self) -> None: ...
+
+    def tell_stacks(self) -> None: ...
+
+    def be_quiet(self, quiet: bool) -> None: ...
+
+
+class Signals:
+    """Tells ``served`` of signals, on the hub, from ``catch`` to ``release``."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._watchers: list[Any] = []
+
+    def catch(self) -> None:
+        served = self._served
+        for number in STOPS:
+            self._on(number, served.asked_to_stop, number.name)
+        self._on(signal.SIGQUIT, served.asked_to_stop_at_once, signal.SIGQUIT.name)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            self._on(signal.SIGHUP, served.asked_to_reload)
+        self._on(signal.SIGUSR1, served.tell_stacks)
+        self._on(signal.SIGUSR2, open_logs_anew)
+        self._on(signal.SIGTSTP, served.be_quiet, True)
+        self._on(signal.SIGCONT, served.be_quiet, False)
+
+    def _on(self, number: signal.Signals, told: Callable[..., None], *arguments: Any) -> None:
+        self._watchers.append(gevent.signal_handler(number, told, *arguments))
+
+    def release(self) -> None:
+        for watcher in self._watchers:
+            watcher.cancel()
+
+
+def open_logs_anew() -> None:
+    """For logrotate: every log file that was moved is made anew."""
+    loggers = [logging.getLogger(), *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger))]
+    count = 0
+    for handler in {handler for logger in loggers for handler in logger.handlers if isinstance(handler, logging.FileHandler)}:
+        with suppress(OSError, ValueError):
+            handler.acquire()
+            try:
+                handler.close()  # it opens its file again with the next line
+                handler._closed = False  # type: ignore[attr-defined]
+                handler.stream = handler._open()
+                count += 1
+            finally:
+                handler.release()
+    log.info("SIGUSR2: %d log file%s opened anew", count, "s were" if count != 1 else " was")
