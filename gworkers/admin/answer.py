@@ -15,12 +15,19 @@ class Answer:
     status: str
     kind: str
     body: str
+    headers: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, good: bool, facts: dict[str, Any]) -> Answer:
         """JSON with ``ok``, and 503 when something is not well."""
         body = json.dumps({"ok": good, **facts}) + "\n"
         return cls("200 OK" if good else "503 Service Unavailable", "application/json", body)
+
+    @classmethod
+    def not_allowed(cls) -> Answer:
+        """Without the token of the configuration."""
+        told = "a token of admin.token or admin.read_token is needed, as Authorization: Bearer …\n"
+        return cls("401 Unauthorized", "text/plain", told, (("WWW-Authenticate", "Bearer"),))
 
     @classmethod
     def not_found(cls, pages: Iterable[str]) -> Answer:

@@ -1,41 +1,121 @@
-"""Health and metrics over HTTP: ``/healthz`` (the process lives), ``/readyz`` (it has partitions),
-``/metrics`` (Prometheus)."""
+"""The admin address over HTTP: ``/healthz`` (the process lives), ``/readyz`` (it has partitions or
+stands by for them), ``/metrics`` (Prometheus).
+
+It is made for whoever may reach it: a bounded number of connections, of which the oldest gives way
+to a new one, so that nobody shuts a health check out by holding them; a few seconds for a request;
+reading requests alone; and no line in the log for what somebody sends there.
+"""
 
 from __future__ import annotations
 
 import errno
+import hmac
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gevent.pywsgi import WSGIServer
+import gevent
+from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from gworkers.admin import health, metrics
 from gworkers.admin.answer import Answer
+from gworkers.config import schema
 from gworkers.errors import UnavailableError
 from gworkers.pipeline.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
+
+#: Connections at once, and seconds that one request may take from its first byte, or from the end of
+#: the one before, to the last byte of its answer.
+MOST_CONNECTIONS = 64
+REQUEST_TIMEOUT = 5.0
+
+_METHODS = ("GET", "HEAD")
+
+
+class _RefusedError(ValueError):
+    """A request that is not answered. line: the first of HTTP's answer."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(line)
+        self.line = line
+
+
+class _Handler(WSGIHandler):  # type: ignore[misc]
+    """One connection."""
+
+    def handle_one_request(self) -> Any:
+        with gevent.Timeout(REQUEST_TIMEOUT, False):
+            return super().handle_one_request()
+        return None  # too slow: it is closed
+
+    def read_request(self, raw_requestline: str) -> Any:
+        good = super().read_request(raw_requestline)
+        if good and self.command not in _METHODS:
+            raise _RefusedError("405 Method Not Allowed")
+        if good and (self.headers.get("Transfer-Encoding") or self.headers.get("Content-Length", "0") != "0"):
+            raise _RefusedError("413 Content Too Large")
+        return good
+
+    def _handle_client_error(self, ex: BaseException) -> tuple[str, bytes]:
+        line = ex.line if isinstance(ex, _RefusedError) else "400 Bad Request"
+        allow = f"Allow: {', '.join(_METHODS)}\r\n" if line.startswith("405") else ""
+        answer = f"HTTP/1.1 {line}\r\n{allow}Connection: close\r\nContent-Length: 0\r\n\r\n"
+        return line[:3], answer.encode()
+
+    def log_error(self, msg: str, *args: Any) -> None:
+        """What somebody sends is not worth a line."""
+
+
+class _Server(WSGIServer):  # type: ignore[misc]
+    handler_class = _Handler
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._open: dict[Any, None] = {}  # the greenlets of connections, the oldest first
+
+    def handle(self, sock: Any, address: Any) -> None:
+        if len(self._open) >= MOST_CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.kill(block=False)
+        own = gevent.getcurrent()
+        self._open[own] = None
+        try:
+            super().handle(sock, address)
+        except gevent.GreenletExit:
+            sock.close()
+        finally:
+            self._open.pop(own, None)
 
 
 class Admin:
     """A small HTTP server on the hub. Handlers of messages never run on it, and it never blocks on
     them."""
 
-    def __init__(self, bind: str, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, config: schema.Admin, snapshot: Callable[[], Snapshot]) -> None:
+        assert config.bind is not None
         self._snapshot = snapshot
-        host, _, port = bind.rpartition(":")
-        self._bind = bind
-        self._server = WSGIServer((host.strip("[]"), int(port)), self._answer, log=None, error_log=log)
+        self._bind = config.bind
+        self._tokens = [token.encode() for token in (config.token, config.read_token) if token is not None]
+        host, _, port = config.bind.rpartition(":")
+        self._server = _Server((host.strip("[]"), int(port)), self._answer, log=None, error_log=log)
 
     def start(self) -> str:
         """Listen; returns host:port as it is in use. Raises UnavailableError when the port cannot
         be had."""
         try:
             self._server.start()
-        except OSError as error:
-            reason = "the port is in use by another program" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        except (OSError, OverflowError) as error:
+            reason = "the port is in use by another program"
+            if not isinstance(error, OSError):
+                reason = "there is no such port"
+            elif isinstance(error, socket.gaierror):
+                reason = "there is no such host"
+            elif error.errno != errno.EADDRINUSE:
+                reason = os.strerror(error.errno or 0)
             raise UnavailableError(
                 f"admin.bind {self._bind} cannot be listened on: {reason}; name another, or port 0 for a free one"
             ) from None
@@ -48,7 +128,20 @@ class Admin:
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         pages = {"/healthz": health.healthy, "/readyz": health.ready, "/metrics": metrics.page}
         page = pages.get(environ["PATH_INFO"])
-        answer = page(self._snapshot()) if page is not None else Answer.not_found(pages)
+        if not self._may(environ.get("HTTP_AUTHORIZATION", "")):
+            answer = Answer.not_allowed()
+        else:
+            answer = page(self._snapshot()) if page is not None else Answer.not_found(pages)
         data = answer.body.encode()
-        start_response(answer.status, [("Content-Type", f"{answer.kind}; charset=utf-8"), ("Content-Length", str(len(data)))])
-        return [data]
+        headers = [("Content-Type", f"{answer.kind}; charset=utf-8"), ("Content-Length", str(len(data))), *answer.headers]
+        start_response(answer.status, [*headers, ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")])
+        return [data] if environ["REQUEST_METHOD"] != "HEAD" else []
+
+    def _may(self, authorization: str) -> bool:
+        """Whether the request carries one of the tokens, where there are any."""
+        if not self._tokens:
+            return True
+        kind, _, given = authorization.partition(" ")
+        found = given.strip().encode("latin-1", "replace")
+        matches = [hmac.compare_digest(found, token) for token in self._tokens]  # each, so that the time tells nothing
+        return kind.lower() == "bearer" and any(matches)

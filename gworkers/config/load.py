@@ -293,6 +293,11 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
         path = ("delivery",)
         text = "the embedded broker knows no transactions; name an Apache Kafka in kafka.bootstrap_servers, or write at-least-once"
         yield Problem(document.where(path), "delivery", text)
+    if config.admin.open_to_others and config.admin.token is None and config.admin.read_token is None:
+        path = ("admin", "bind")
+        told = "set admin.token or admin.read_token (from a file: ${file:…}), or bind to 127.0.0.1"
+        text = f"{config.admin.bind} can be reached from other machines; {told}"
+        yield Problem(document.where(path), dotted(path), text)
     for key in ("transaction", "instance"):
         if config.delivery != "exactly-once" and (key,) in document.origins:
             yield Problem(document.where((key,)), key, "it is for delivery: exactly-once; write that, or leave this out")

@@ -8,6 +8,7 @@ file is silently ignored.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
@@ -280,6 +281,22 @@ class Admin(Section):
         description="host:port; port 0 takes a free one, which is logged. Nothing is served without it.",
         examples=["127.0.0.1:8080"],
     )
+    token: str | None = Field(
+        None,
+        min_length=16,
+        description="Whoever sends it, as `Authorization: Bearer …`, may read, and operate the server. Without a token `bind` is loopback.",
+        examples=["${file:operate.token}"],
+    )
+    read_token: str | None = Field(None, min_length=16, description="Whoever sends it may read.", examples=["${file:read.token}"])
+
+    @property
+    def open_to_others(self) -> bool:
+        """Whether other machines can reach the address."""
+        host = (self.bind or "localhost:0").rpartition(":")[0].strip("[]")
+        try:
+            return not ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host != "localhost"
 
 
 class Shutdown(Section):

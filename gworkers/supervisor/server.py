@@ -159,7 +159,7 @@ class Server:
         process = self.process = Process(self._loaded, routes, servers, 0, self.fail)
         logs.enable()  # app.setup has run
         if self._config.admin.bind is not None:
-            self._admin = Admin(self._config.admin.bind, process.pipeline.snapshot)
+            self._admin = Admin(self._config.admin, process.pipeline.snapshot)
             self.admin_address = self._admin.start()
         self._announce(routes, servers)
         if self._file is not None:

@@ -1,0 +1,168 @@
+"""The admin address as somebody finds it who means no good."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support.servers import configuration, consume, create_topic, produce, unique, until
+
+ECHO = "def handle(value):\n    open(__file__).close()\n    return value\n"
+TOKEN, READ_TOKEN = "operate-0123456789abcdef", "read-0123456789abcdef"
+
+
+@pytest.fixture
+def serving(kafka_servers: str, source: str, output: str, start: Any) -> Any:
+    def begin(app: str = ECHO, **admin: Any) -> tuple[Any, str]:
+        config = configuration(kafka_servers, "app:handle", source, output, admin={"bind": "127.0.0.1:0", **admin})
+        server = start(config, app=app)
+        address = server.says(r"admin at (\S+)")[1]
+        server.says("assigned: ")
+        return server, address
+
+    return begin
+
+
+@contextlib.contextmanager
+def connections(address: str, count: int) -> Iterator[list[socket.socket]]:
+    host, _, port = address.rpartition(":")
+    found: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            found.append(socket.create_connection((host, int(port)), timeout=5))
+        yield found
+    finally:
+        for one in found:
+            one.close()
+
+
+def descriptors(server: Any) -> int:
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+def test_idle_connections_shut_nobody_out_and_are_closed(serving: Any, kafka_servers: str, source: str, output: str) -> None:
+    server, address = serving()
+    before = descriptors(server)
+    with connections(address, 500) as idle:
+        for _ in range(5):
+            begun = time.monotonic()
+            assert requests.get(f"http://{address}/healthz", timeout=5).status_code == 200
+            assert time.monotonic() - begun < 1
+        assert descriptors(server) < before + 70
+        produce(kafka_servers, source, ((None, b"%d" % n) for n in range(500)))
+        until(lambda: len(consume(kafka_servers, output)) == 500, what="the results, whose handlers open files")
+        until(lambda: all(closed(one) for one in idle), 10, "all of them closed")
+    assert descriptors(server) <= before + 2
+    assert server.stop() == 0
+
+
+def closed(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_a_request_that_takes_its_time_is_cut_off(serving: Any) -> None:
+    server, address = serving()
+    with connections(address, 1) as (slow,):
+        begun = time.monotonic()
+        with contextlib.suppress(OSError):
+            for byte in b"GET /healthz HTTP/1.1\r\n" + b"X-Slow: yes\r\n" * 100:
+                slow.sendall(bytes([byte]))
+                time.sleep(0.1)
+        assert 4 < time.monotonic() - begun < 8
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
+def test_only_reading_is_answered(serving: Any, method: str) -> None:
+    _, address = serving()
+    answer = requests.request(method, f"http://{address}/healthz", timeout=5)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD")
+    head = requests.head(f"http://{address}/healthz", timeout=5)
+    assert (head.status_code, head.content) == (200, b"")
+    assert int(head.headers["Content-Length"]) > 10
+
+
+GARBAGE = [
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 200,
+    b"GET\r\n\r\n",
+    b"GET /healthz\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET /\xff\xfe\x00 HTTP/1.1\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\n" + b"A: b\r\n" * 50_000 + b"\r\n",
+    b"GET /healthz HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffff\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\x1b[2J: x\r\n\r\n",
+    b"\r\n" * 1000,
+]
+
+
+def test_garbage_costs_nothing_and_leaves_no_line_in_the_log(serving: Any) -> None:
+    server, address = serving()
+    length = len(server.log)
+    for _ in range(20):
+        for garbage in GARBAGE:
+            with connections(address, 1) as (one,), contextlib.suppress(OSError):
+                one.sendall(garbage)
+                one.settimeout(0.2)
+                one.recv(1000)
+    assert requests.get(f"http://{address}/healthz", timeout=5).status_code == 200
+    assert len(server.log) - length < 500, server.log[length:][:2000]
+    assert server.stop() == 0
+
+
+def test_a_token_is_asked_for(serving: Any) -> None:
+    _, address = serving(token=TOKEN, read_token=READ_TOKEN)
+    url = f"http://{address}/metrics"
+    for wrong in (None, "", "Bearer", f"Basic {TOKEN}", f"Bearer {TOKEN[:-1]}", "Bearer ünïcödé", TOKEN):
+        headers = {"Authorization": wrong.encode()} if wrong is not None else {}
+        answer = requests.get(url, headers=headers, timeout=5)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert "gworkers_" not in answer.text
+    for token in (TOKEN, READ_TOKEN):
+        assert "gworkers_done" in requests.get(url, headers={"Authorization": f"bearer {token}"}, timeout=5).text
+
+
+def test_beyond_loopback_there_is_none_without_a_token(kafka_servers: str, source: str, start: Any, tmp_path: Path) -> None:
+    for bind in ("0.0.0.0:0", "[::]:0", "10.1.2.3:80", "example.org:80"):
+        server = start(configuration(kafka_servers, "app:handle", source, admin={"bind": bind}))
+        assert server.wait(20) == 78
+        assert f"admin.bind: {bind} can be reached from other machines; set admin.token" in server.log
+    (tmp_path / "t").write_text(TOKEN + "\n")
+    server = start(configuration(kafka_servers, "app:handle", source, admin={"bind": "0.0.0.0:0", "token": "${file:t}"}))
+    address = server.says(r"admin at (\S+)")[1]
+    assert requests.get(f"http://{address}/healthz", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=5).status_code == 200
+    assert TOKEN not in server.log
+    assert server.stop() == 0
+
+
+def test_health_answers_while_the_server_is_saturated(kafka_servers: str, start: Any) -> None:
+    source, output = create_topic(kafka_servers, unique("in")), create_topic(kafka_servers, unique("out"))
+    config = configuration(kafka_servers, "app:handle", source, output, admin={"bind": "127.0.0.1:0"}, concurrency=64)
+    produce(kafka_servers, source, ((None, b"%d" % n) for n in range(200_000)))
+    server = start(config, app="def handle(value):\n    return value\n")
+    address = server.says(r"admin at (\S+)")[1]
+    server.says("assigned: ")
+    times = []
+    for _ in range(40):
+        begun = time.monotonic()
+        answer = requests.get(f"http://{address}/healthz", timeout=5)
+        times.append(time.monotonic() - begun)
+        assert json.loads(answer.text)["ok"]
+    assert sorted(times)[20] < 0.1
+    assert server.stop() == 0
