@@ -24,6 +24,9 @@ def healthy(snapshot: Snapshot) -> Answer:
         "results_wait_seconds": round(snapshot.results_wait, 1),
         "kafka_away_seconds": round(snapshot.away, 1),
     }
+    held = [f"{p.topic}[{p.partition}]@{p.position}" for p in snapshot.partitions if p.held]
+    if held:
+        facts["partitions_that_stand_still"] = held
     if snapshot.trouble is not None:
         facts["kafka"] = snapshot.trouble
     return Answer.of(good, facts)

@@ -28,6 +28,7 @@ def _rows(snapshot: Snapshot) -> list[tuple[str, str, str, float | None]]:
         ("buffered_bytes", "gauge", "Bytes of messages read and not settled, and of their results.", snapshot.buffered_bytes),
         ("uncommitted_messages", "gauge", "Messages that wait for the end of their transaction alone.", snapshot.uncommitted),
         ("assigned_partitions", "gauge", "Partitions assigned to this process.", len(snapshot.partitions)),
+        ("held_partitions", "gauge", "Partitions of which nothing more can be read.", sum(p.held for p in snapshot.partitions)),
         ("lag_messages", "gauge", "Messages that are not finished, read or not.", snapshot.lag),
     ]
 

@@ -20,6 +20,7 @@ from gworkers.cli.tail import moment
 from gworkers.config.units import parse_rate
 from gworkers.errors import NoTopicError, UsageError
 from gworkers.expressions import Expression
+from gworkers.handlers.routes import matches
 from gworkers.pipeline.dead_letter_store import WHERE_NAMES, DeadLetterStore, Letter
 from gworkers.pipeline.dead_letters import OURS, SPRING
 from gworkers.pipeline.pacing import Bucket
@@ -108,6 +109,7 @@ class _Boxes:
         self._limit = limit
         loaded, self._clients = clients_of(file, overrides)
         self._group = loaded.config.kafka.group
+        self._config = loaded.config
         routes = loaded.config.routes.values()
         self.topics = [topic] if topic is not None else sorted({route.dead_letter for route in routes if route.dead_letter is not None})
         if not self.topics:
@@ -132,6 +134,18 @@ class _Boxes:
                 continue
             with closing(box):
                 yield box
+
+    def not_to_be_sent(self, letter: Letter, to: str | None) -> str | None:
+        """Why a letter is not sent again, None where it is. Where it came from stands in a header,
+        which whoever may write to the dead-letter topic can write: without --to it goes to topics that
+        a route consumes, and to no other."""
+        if to is not None:
+            return None
+        if letter.topic is None:
+            return "they do not say where they came from; name a topic with --to"
+        if not any(matches(route, letter.topic) for route in self._config.routes.values()):
+            return f"they name the topic {cut(letter.topic, 249)!r}, which no route consumes; name a topic with --to"
+        return None
 
     def chosen(self, box: DeadLetterStore, *, dealt_with: bool = False) -> Iterator[Letter]:
         for letter in box.letters(dealt_with=dealt_with):
@@ -247,13 +261,18 @@ def replay(to: str | None, rate: str | None, dry_run: bool, **options: Any) -> N
         raise UsageError(f"--rate {rate}: {error}") from None
     targets: Counter[str] = Counter()
     total = 0
+    left_out: Counter[str] = Counter()
     boxes = _Boxes(**options)
     for box in boxes.open():
         for letter in boxes.chosen(box):
-            if to is None and letter.topic is None:
-                raise UsageError(f"the letter {letter.id} in {box.topic} does not say where it came from; name a topic with --to")
+            why = boxes.not_to_be_sent(letter, to)
+            if why is not None:
+                left_out[why] += 1
+                continue
             targets[to or letter.topic or ""] += 1
             total += 1
+    for why, number in left_out.most_common():
+        terminal.echo(f"{number:,} left out: {why}", err=True)
     if dry_run or not total:
         for topic, number in sorted(targets.items()):
             click.echo(f"{number:,} to {topic}")
@@ -263,7 +282,8 @@ def replay(to: str | None, rate: str | None, dry_run: bool, **options: Any) -> N
     sent = 0
     with click.progressbar(length=total, label="replaying", file=sys.stderr) as bar:
         for box in boxes.open():
-            sent += box.replay(_paced(boxes.chosen(box), bucket), to, bar.update)
+            letters = (letter for letter in boxes.chosen(box) if boxes.not_to_be_sent(letter, to) is None)
+            sent += box.replay(_paced(letters, bucket), to, bar.update)
     click.echo(f"{sent:,} dead letters sent again to {', '.join(sorted(targets))}")
 
 

@@ -31,8 +31,8 @@ def moment(milliseconds: int | None, precision: str = "seconds") -> str:
         return f"{milliseconds} ms"
 
 
-def echo(text: str, *, raw: bool = False) -> None:
+def echo(text: str, *, raw: bool = False, err: bool = False) -> None:
     """Write a line that contains parts of a message. raw: as it is, for a pipe."""
     line = text if raw else safe(text)
     sys.stdout.flush()
-    click.echo(line.encode("utf-8", "backslashreplace"))
+    click.echo(line.encode("utf-8", "backslashreplace"), err=err)

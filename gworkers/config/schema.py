@@ -310,6 +310,12 @@ class Buffer(Section):
 
     messages: int = Field(10_000, ge=1, description="Messages read and not yet settled.")
     bytes: Size = Field(64 * 2**20, description="Bytes of these messages and of their results.")
+    oversized: Literal["hold", "skip"] = Field(
+        "hold",
+        description="What is done with a compressed batch that unpacks to more than `bytes`: its partition stands still, and the log and "
+        "health say at which offset, until there is room for it or somebody moves the group past it; or it is passed over, with a line in "
+        "the log.",
+    )
 
 
 class Commit(Section):

@@ -31,7 +31,7 @@ class Partition:
 
     ``ready``, ``aside``, ``lanes``, ``forming`` and ``extra`` belong to the scheduler, ``buffered``
     to the ledger, ``in_flight`` to both, ``offsets`` to the delivery, ``committed`` to the
-    committer, ``paused`` to the shares.
+    committer, ``paused`` to the shares, ``held`` to the consumer.
     """
 
     __slots__ = (
@@ -44,6 +44,7 @@ class Partition:
         "delay",
         "extra",
         "forming",
+        "held",
         "in_flight",
         "label",
         "lanes",
@@ -77,6 +78,7 @@ class Partition:
         self.committed: int | None = None  # offsets.changes when it was last committed
         self.buffered = 0  # bytes of its messages and results in the process
         self.started = False  # a first look at where it begins has been taken
+        self.held = False  # nothing more of it can be read
         self.paused = False  # nothing more is read of it for now
         self.in_flight = 0  # jobs taken by a worker or waiting for an acknowledgement or a retry
         self.ready: deque[Job] = deque()  # jobs that may run now

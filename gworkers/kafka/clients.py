@@ -44,6 +44,7 @@ class Clients:
         self._loaded = loaded
         self._process = process
         self.servers = servers
+        self.config = loaded.config
         versions.check()
         self.embedded = loaded.config.kafka.bootstrap_servers == "embedded"
 

@@ -21,7 +21,10 @@ class KafkaConnections:
 
     @cached_property
     def group(self) -> KafkaGroup:
-        return KafkaGroup(self._clients.consumer(), self._clients.rights_of_consumer())
+        buffer = self._clients.config.buffer
+        return KafkaGroup(
+            self._clients.consumer(), self._clients.rights_of_consumer(), buffer.bytes, skip_oversized=buffer.oversized == "skip"
+        )
 
     @cached_property
     def producer(self) -> KafkaProducerClient:

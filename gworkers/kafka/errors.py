@@ -42,6 +42,16 @@ class PartitionGoneError(Exception):
     """A record was on its way to a partition that its topic has no more."""
 
 
+class OversizedBatchError(Exception):
+    """A batch unpacks to more than there is room for. offset, last: of its first and last message."""
+
+    def __init__(self, topic: str, partition: int, offset: int, last: int, packed: int, most: int) -> None:
+        super().__init__(
+            f"{topic}[{partition}]: the batch of the offsets {offset} to {last} has {packed:,} bytes and unpacks to more than {most:,}"
+        )
+        self.topic, self.partition, self.offset, self.last = topic, partition, offset, last
+
+
 _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.NOT_LET_IN: ("SaslAuthenticationFailedError", "AuthenticationFailedError"),
     Kind.NO_MECHANISM: ("UnsupportedSaslMechanismError",),

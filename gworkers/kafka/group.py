@@ -11,15 +11,15 @@ from gworkers.handlers.job import Job
 from gworkers.kafka import green, probe, reasons, troubles
 from gworkers.kafka.membership import KafkaMembership
 from gworkers.kafka.protocols import Committed, Listener, Offsets, TopicPartition, Trouble
-from gworkers.kafka.reading import read_lean
+from gworkers.kafka.reading import MOST_BYTES, read_lean
 from gworkers.kafka.rights import Rights
 
 
 class KafkaGroup:
     """Wraps a KafkaConsumer that nobody else uses. All of it runs on the hub's thread."""
 
-    def __init__(self, consumer: Any, rights: Rights) -> None:
-        read_lean(consumer)
+    def __init__(self, consumer: Any, rights: Rights, most: int = MOST_BYTES, *, skip_oversized: bool = False) -> None:
+        read_lean(consumer, most, skip=skip_oversized)
         self._rights = rights
         self.membership = KafkaMembership(consumer)
         self._consumer = consumer

@@ -6,11 +6,14 @@ This file knows the inside of kafka-python; gworkers/kafka/versions.py says of w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 from gworkers.handlers.job import AppendTimeJob, Job
 from gworkers.kafka import green
+from gworkers.kafka.errors import OversizedBatchError
+from gworkers.kafka.unpacking import TooLargeError, unpack
 from gworkers.message import Headers
 
 
@@ -25,19 +28,25 @@ def _read_varint(buffer: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
+log = logging.getLogger(__name__)
+
+#: What one batch may unpack to, in bytes, where nobody says anything else.
+MOST_BYTES = 256 * 2**20
+
 #: Records that are read in one go. A batch may hold tens of thousands, and reading those at once
 #: would hold the hub for 25 ms and more.
 READ_AT_ONCE = 500
 
 
-def read_records(batch: Any) -> Iterator[list[Job]]:
+def read_records(batch: Any, most: int = MOST_BYTES) -> Iterator[list[Job]]:
     """The records of one batch (magic 2) as Jobs, in order, in lists of READ_AT_ONCE. Raises
-    CorruptRecordError when the batch is damaged.
+    CorruptRecordError when the batch is damaged, TooLargeError when it unpacks to more than ``most``
+    bytes.
 
     Works on one bytes object for the whole batch: slices of it are the keys and values, without a
     second copy.
     """
-    _uncompress(batch)
+    _uncompress(batch, most)
     at: int = batch._pos
     buffer = bytes(batch._buffer)
     base_offset: int = batch.base_offset
@@ -130,21 +139,29 @@ def read_records(batch: Any) -> Iterator[list[Job]]:
     yield jobs
 
 
-def _uncompress(batch: Any) -> None:
-    """Raises CorruptRecordError when what stands in the batch is not what its codec makes, and
-    UnsupportedCodecError when the codec's library is not installed."""
+def _uncompress(batch: Any, most: int) -> None:
+    """Raises CorruptRecordError when what stands in the batch is not what its codec makes,
+    TooLargeError, and UnsupportedCodecError when the codec's library is not installed."""
     errors = green.module("kafka.errors")
+    codec = batch.compression_type
+    if batch._decompressed or not codec:
+        batch._decompressed = True
+        return
+    batch._assert_has_codec(codec)
     try:
-        batch._maybe_uncompress()
-    except errors.KafkaError:
+        batch._buffer, batch._pos = unpack(codec, bytes(memoryview(batch._buffer)[batch._pos :]), most), 0
+        batch._decompressed = True
+    except TooLargeError:
         raise
     except Exception as error:  # each codec's library has errors of its own
         told = f"the batch at offset {batch.base_offset} cannot be uncompressed: {type(error).__name__}: {error}"
         raise errors.CorruptRecordError(told) from error
 
 
-def read_lean(consumer: Any) -> None:
-    """Make this KafkaConsumer's ``poll()`` return Jobs in place of ConsumerRecords."""
+def read_lean(consumer: Any, most: int = MOST_BYTES, *, skip: bool = False) -> None:
+    """Make this KafkaConsumer's ``poll()`` return Jobs in place of ConsumerRecords. A batch that
+    unpacks to more than ``most`` bytes is passed over (``skip``), or ``poll()`` raises
+    OversizedBatchError."""
     fetcher = consumer._fetcher
     base = type(fetcher).PartitionRecords
     errors = green.module("kafka.errors")
@@ -158,7 +175,7 @@ def read_lean(consumer: Any) -> None:
             left is dropped, and the next poll fetches it once more."""
             try:
                 return super().take(n)
-            except errors.KafkaError:
+            except (errors.KafkaError, OversizedBatchError):
                 self.drain()
                 raise
             except Exception as error:
@@ -177,12 +194,19 @@ def read_lean(consumer: Any) -> None:
                 else:
                     self.leader_epoch = batch.leader_epoch
                     if not self._aborted(batch) and not batch.is_control_batch:
-                        for jobs in read_records(batch):
-                            for job in jobs:
-                                self.records_read += 1
-                                self.bytes_read += job.size
-                                self.next_fetch_offset = job.offset + 1
-                                yield job
+                        try:
+                            for jobs in read_records(batch, most):
+                                for job in jobs:
+                                    self.records_read += 1
+                                    self.bytes_read += job.size
+                                    self.next_fetch_offset = job.offset + 1
+                                    yield job
+                        except TooLargeError:
+                            span = batch.base_offset, batch.last_offset
+                            error = OversizedBatchError(tp.topic, tp.partition, *span, len(batch._buffer), most)
+                            if not skip:
+                                raise error from None
+                            log.error("%s; it is passed over, as buffer.oversized says", error)
                     self.next_fetch_offset = batch.next_offset  # compaction may have removed the last records
                 batch = records.next_batch()
             self.drain()

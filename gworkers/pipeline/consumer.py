@@ -21,7 +21,7 @@ from gworkers.errors import FatalError, UnavailableError, one_line
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.handlers.routes import kept_from_patterns
-from gworkers.kafka.errors import Kind, classify, is_kafkas, missing_codec
+from gworkers.kafka.errors import Kind, OversizedBatchError, classify, is_kafkas, missing_codec
 from gworkers.kafka.protocols import Group, TopicPartition
 from gworkers.loop import Fatal, Loop
 from gworkers.pipeline import retry_topics
@@ -123,7 +123,7 @@ class Consumer:
         partitions = self._assignments.partitions
         while True:
             most = 0 if self._draining else self._shares.decide(partitions.values(), POLL_MESSAGES)
-            paused = {tp for tp, partition in partitions.items() if partition.paused or self._draining}
+            paused = {tp for tp, partition in partitions.items() if partition.paused or partition.held or self._draining}
             self._group.pause_only(paused)
             found = self._poll_once(most or 1, (POLL_WAIT_PAUSED_MS if paused else POLL_WAIT_MS) if most else 0)
             if found:
@@ -187,6 +187,9 @@ class Consumer:
                 f"the group has no valid offset to go on at ({one_line(error)}), and kafka.consumer.auto_offset_reset is none; "
                 "set it to earliest or latest, or set the group's offsets with kafka-consumer-groups --reset-offsets"
             ) from error
+        if isinstance(error, OversizedBatchError):
+            self._hold(error)
+            return
         if kind is Kind.DAMAGED:
             raise FatalError(f"a batch in Kafka is damaged, and skipping it would lose messages: {one_line(error)}") from error
         if kind is Kind.NO_CODEC:
@@ -199,6 +202,19 @@ class Consumer:
         if self._trouble != trouble:
             log.warning("reading from Kafka fails, and is tried again: %s", one_line(error))
             self._trouble = trouble
+
+    def _hold(self, error: OversizedBatchError) -> None:
+        """A partition stands still, the others go on."""
+        partition = self._assignments.partitions.get(TopicPartition(error.topic, error.partition))
+        if partition is not None and not partition.held:
+            partition.held = True
+            move = f"kafka-consumer-groups.sh --reset-offsets --topic {error.topic}:{error.partition} --to-offset {error.last + 1}"
+            log.error(
+                "%s, which buffer.bytes allows; the partition stands still there, the others go on. Raise buffer.bytes, or set "
+                "buffer.oversized: skip, or move the group past it by %s",
+                error,
+                move,
+            )
 
     def _feed(self, found: dict[TopicPartition, list[Job]]) -> None:
         for tp, jobs in found.items():

@@ -229,6 +229,7 @@ class Pipeline:
             in_flight=partition.in_flight,
             buffered_bytes=partition.buffered,
             paused=partition.paused,
+            held=partition.held,
         )
 
 

@@ -13,7 +13,6 @@ counts results too.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -24,12 +23,12 @@ from gevent.event import Event
 from gworkers.errors import NoRightError, SendError, one_line
 from gworkers.handlers.job import Job, Row
 from gworkers.handlers.partition import Partition
-from gworkers.kafka.errors import Kind, PartitionGoneError, classify, is_kafkas
+from gworkers.kafka.errors import Kind, classify, is_kafkas
 from gworkers.kafka.membership import ASK_AGAIN
 from gworkers.kafka.producing import check_size
 from gworkers.kafka.protocols import Membership, ProducerClient, TopicPartition
-from gworkers.loop import Fatal, Loop, after
-from gworkers.pipeline.output_topic import Topic
+from gworkers.loop import Fatal, Loop
+from gworkers.pipeline.output_topics import GROWTH_INTERVAL, OutputTopics, Topic
 from gworkers.pipeline.receiver import Receiver
 
 log = logging.getLogger(__name__)
@@ -46,16 +45,8 @@ GATHER = 0.003
 #: Rows that are appended in one go, 3 to 4 µs each, before the others on the hub have a turn.
 APPEND_AT_ONCE = 1000
 
-#: Seconds between two looks for a topic that is not there, and between two looks for partitions
-#: that were added.
-TOPIC_INTERVAL = 0.5
-GROWTH_INTERVAL = 1.0
-
 #: Results that wait for longer than this, in seconds, are told.
 SAY_WAITING_AFTER = 5.0
-
-#: How long a topic that cannot be had is believed to be so, in seconds.
-REFUSED_FOR = 5.0
 
 
 class Producer:
@@ -65,11 +56,10 @@ class Producer:
         self._membership = membership
         self._receiver = receiver
         self._fatal = fatal
-        self._topics: dict[str, Topic] = {}
+        self._topics = OutputTopics(client, self._add, self._refuse, fatal)
         self._pending: dict[TopicPartition, tuple[list[Row], list[Job]]] = {}
         self._due = Event()
-        self._look_ups: set[Loop] = set()
-        self._loops = [Loop("producer", self._flush, fatal), Loop("output topics", self._watch_topics, fatal)]
+        self._loops = [Loop("producer", self._flush, fatal), Loop("output topics", self._watch, fatal)]
         self._generation = 0  # of clients: what an earlier one says does not count
         self.unacknowledged = 0
         self.sent = 0
@@ -79,7 +69,7 @@ class Producer:
     def use(self, client: ProducerClient) -> None:
         """Send with ``client`` from now on; nothing of what an earlier one had may be on its way
         (``forget``)."""
-        self._client = client
+        self._client = self._topics.client = client
         generation = self._generation
 
         def heard(jobs: Sequence[Job], rows: Sequence[Row], errors: Callable[[int], BaseException] | None) -> None:
@@ -91,7 +81,7 @@ class Producer:
 
         self._hear = heard
         client.hold_back(self._membership.sure, ASK_AGAIN)
-        for topic in self._topics.values():
+        for topic in self._topics:
             client.watch(topic.name)
 
     def forget(self) -> None:
@@ -108,8 +98,9 @@ class Producer:
     def stop(self, timeout: float) -> None:
         """Stop sending and close the client, waiting up to ``timeout`` seconds for what is out.
         Blocks."""
-        for loop in (*self._loops, *self._look_ups):
+        for loop in self._loops:
             loop.stop()
+        self._topics.stop()
         self._client.close(timeout)
 
     # -- rows
@@ -117,7 +108,7 @@ class Producer:
     def knows(self, rows: Sequence[Row]) -> bool:
         """Whether the topics of ``rows`` are known, so that these can be sent at once; the others
         are looked up from now on."""
-        return all((self._topics.get(row[0]) or self._look_up(row[0])).waiting is None for row in rows)
+        return all(self._topics.named(row[0]).waiting is None for row in rows)
 
     def check(self, rows: Sequence[Row]) -> None:
         """Raises RecordTooLargeError when one of the rows is more than may be sent."""
@@ -129,7 +120,7 @@ class Producer:
         job.unacknowledged = len(rows)
         self.unacknowledged += len(rows)
         for row in rows:
-            self._add(self._topics.get(row[0]) or self._look_up(row[0]), row, job)
+            self._add(self._topics.named(row[0]), row, job)
 
     def drop(self, partitions: Collection[Partition]) -> list[Job]:
         """Take out the rows of fenced partitions that have not been handed to kafka-python. Returns
@@ -150,7 +141,7 @@ class Producer:
             if any(job.partition in gone for job in jobs):
                 kept = [(row, job) for row, job in zip(rows, jobs, strict=True) if keep(job)]
                 self._pending[tp] = [row for row, _ in kept], [job for _, job in kept]
-        for topic in self._topics.values():
+        for topic in self._topics:
             if topic.waiting is not None:
                 topic.waiting = [(row, job) for row, job in topic.waiting if keep(job)]
         return dropped
@@ -162,7 +153,7 @@ class Producer:
     def _add(self, topic: Topic, row: Row, job: Job) -> None:
         number, key = row[1], row[2]
         if topic.error is not None:
-            self._refuse_for(topic, job, topic.error)
+            self._refuse(job, topic.refusal(job))
             return
         if topic.waiting is not None:
             topic.waiting.append((row, job))
@@ -251,7 +242,7 @@ class Producer:
             error = errors(index)
             kind = classify(error)
             if kind is Kind.SEND_AGAIN and job.partition.active:
-                self._add(self._topics.get(row[0]) or self._look_up(row[0]), row, job)
+                self._add(self._topics.named(row[0]), row, job)
                 continue
             no_right = self._client.no_right(error)
             if no_right is not None and row[0] in job.partition.route.targets:
@@ -272,50 +263,12 @@ class Producer:
         if not job.unacknowledged:
             self._receiver.refused(job)
 
-    # -- topics
-
-    def _look_up(self, name: str) -> Topic:
-        topic = self._topics[name] = Topic(name)
-        loop = Loop(f"look-up of {name}", lambda: self._find_partitions(topic), self._fatal, ends=True)
-        self._look_ups.add(loop)
-        loop.greenlet.link(lambda _: self._look_ups.discard(loop))
-        loop.start()
-        return topic
-
-    def _find_partitions(self, topic: Topic) -> None:
-        """Ask until the topic is there; say so once when it is not. Its rows wait meanwhile, and
-        with them the buffer."""
-        for attempt in itertools.count():
-            count = 0
-            try:
-                count = self._client.partitions_for(topic.name)
-            except Exception as error:
-                if classify(error) not in (Kind.PASSING, Kind.TIMED_OUT):
-                    self._give_up(topic, error)
-                    return
-            if count:
-                break
-            if not attempt:
-                log.warning(
-                    "the topic %s does not exist, and the broker does not make it; results for it wait until somebody does", topic.name
-                )
-            gevent.sleep(TOPIC_INTERVAL)
-        if attempt:
-            log.info("the topic %s is there now", topic.name)
-        topic.has(count)
-        waiting, topic.waiting = topic.waiting or [], None
-        for row, job in waiting:
-            self._add(topic, row, job)
-
-    def _watch_topics(self) -> None:
-        """Take up partitions that were added to output topics, or that are gone because a topic was
-        made anew with fewer; and say so when results wait for long."""
+    def _watch(self) -> None:
+        """Compare the topics with what they were; and say so when results wait for long."""
         last_sent, since, said = 0, time.monotonic(), False
         while True:
             gevent.sleep(GROWTH_INTERVAL)
-            for topic in list(self._topics.values()):
-                if topic.waiting is None and topic.error is None:
-                    self._compare(topic)
+            self._topics.compare()
             now = time.monotonic()
             if self.sent != last_sent or not self.unacknowledged:
                 if said:
@@ -329,29 +282,3 @@ class Producer:
                     self.unacknowledged,
                     self.waiting_for,
                 )
-
-    def _compare(self, topic: Topic) -> None:
-        """What a topic has now with what it had."""
-        count, had = self._client.known_partitions(topic.name), len(topic.partitions)
-        if count and count != had:
-            topic.has(count)
-        if 0 < count < had:
-            log.warning("%s has %d partitions in place of %d: it was made anew; results go to those", topic.name, count, had)
-        if count and topic.most > count:
-            self._client.discard_partitions(topic.name, count, PartitionGoneError())
-
-    def _give_up(self, topic: Topic, error: Exception) -> None:
-        """Refuse what waits for the topic, and what comes for it in the next seconds; whoever comes
-        then looks again."""
-        refusal = SendError(f"results cannot be sent to {topic.name}: {one_line(error)}")
-        refusal.of_message = True
-        topic.no_right = self._client.no_right(error)
-        waiting, topic.waiting, topic.error = topic.waiting or [], None, refusal
-        after(REFUSED_FOR, f"look-up of {topic.name}", self._fatal, self._topics.pop, topic.name, None)
-        for _, job in waiting:
-            self._refuse_for(topic, job, refusal)
-
-    def _refuse_for(self, topic: Topic, job: Job, refusal: SendError) -> None:
-        """Nothing can be sent to the topic: the message's fault where the handler has named it."""
-        ours = topic.no_right is not None and topic.name in job.partition.route.targets
-        self._refuse(job, NoRightError(topic.no_right) if ours else refusal)

@@ -9,11 +9,14 @@ topic: each passes over what is not its own.
 
 from __future__ import annotations
 
+import re
 import time
 
 from gworkers.handlers.job import Job, Origin, Row
 
 PREFIX = "gworkers-retry-"
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def row(job: Job, topic: str, group: str) -> Row:
@@ -34,16 +37,34 @@ def row(job: Job, topic: str, group: str) -> Row:
     return topic, None, job.key, job.value, headers, now
 
 
+def _number(text: str, least: int, end: int) -> int:
+    """Raises ValueError for what is no number, or none that Kafka can have."""
+    if len(text) > 20 or not text.isascii():
+        raise ValueError
+    number = int(text)
+    if not least <= number < end:
+        raise ValueError
+    return number
+
+
 def take_back(job: Job, group: str) -> bool:
     """Make a job that was read from a retry topic what it was before; False when it is not this
     group's."""
-    told = {name.removeprefix(PREFIX): value.decode() for name, value in job.headers if name.startswith(PREFIX) and value is not None}
+    told = {
+        name.removeprefix(PREFIX): value.decode("utf-8", "replace")
+        for name, value in job.headers
+        if name.startswith(PREFIX) and value is not None
+    }
     if told.get("group") != group:
         return False
     try:
-        timestamp = int(told["timestamp"])
-        origin = Origin(told["topic"], int(told["partition"]), int(told["offset"]), timestamp, job.timestamp, int(told["first-failure"]))
-        attempts = int(told["attempts"])
+        timestamp = _number(told["timestamp"], -(2**63), 2**63)
+        first_failure = _number(told["first-failure"], 0, 2**63)
+        partition, offset = _number(told["partition"], 0, 2**31), _number(told["offset"], 0, 2**63)
+        attempts = _number(told["attempts"], 0, 2**31)
+        if not _TOPIC.fullmatch(told["topic"]):
+            return True
+        origin = Origin(told["topic"], partition, offset, timestamp, job.timestamp, first_failure)
     except (KeyError, ValueError):
         return True  # somebody else wrote it: a message like any other
     job.headers = [(name, value) for name, value in job.headers if not name.startswith(PREFIX)]

@@ -26,6 +26,7 @@ class PartitionSnapshot:
     in_flight: int
     buffered_bytes: int
     paused: bool
+    held: bool  # nothing more of it can be read
 
 
 @dataclass(frozen=True, slots=True)

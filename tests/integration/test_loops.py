@@ -22,7 +22,7 @@ LOOPS: list[tuple[str, str, dict[str, Any]]] = [
     ("quarantine", "gworkers.pipeline.quarantine:Quarantine._next", {}),
     ("producer", "gworkers.kafka.producing:KafkaProducerClient.append", {}),
     ("output topics", "gworkers.kafka.producing:KafkaProducerClient.known_partitions", {}),
-    ("look-up of ", "gworkers.pipeline.output_topic:Topic.has", {}),
+    ("look-up of ", "gworkers.pipeline.output_topics:Topic.has", {}),
     ("transactions", "gworkers.pipeline.committer:OffsetBuilder.moved", {"delivery": "exactly-once"}),
     ("a partition's wait", "gworkers.pipeline.pacing:Pacing._resume", {"rate": "1/s"}),
     ("a batch's wait", "gworkers.pipeline.pacing:Pacing._formed", {"order": "key", "batch": {"by": "key", "max_wait": "50ms"}}),

@@ -176,7 +176,7 @@ def test_compression_whose_library_is_missing_is_a_sentence(real_kafka: str, out
 def test_a_batch_that_cannot_be_read_ends_the_process_with_its_offset(real_kafka: str, source: str, start: Any) -> None:
     produce(real_kafka, source, ((None, b"1") for _ in range(10)))
     app = "from gworkers.kafka import reading\ndef handle(value):\n    return value\n"
-    app += "def broken(batch):\n    raise MemoryError('as it was asked to')\nreading.read_records = broken\n"
+    app += "def broken(batch, most):\n    raise MemoryError('as it was asked to')\nreading.read_records = broken\n"
     server = start(configuration(real_kafka, "app:handle", source), app=app)
     assert server.wait(30) == 70, server.log
     assert f"a batch in Kafka is damaged, and skipping it would lose messages: CorruptRecordError: {source}[" in server.log
