@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from gworkers.text import ERROR_SHOWN, safe, shortened
+from gworkers.text import ERROR_SHOWN, KEY_SHOWN, cut, safe, shortened
 
 
 class Exit(IntEnum):
@@ -86,7 +86,8 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.key}: {self.text}" if self.key else f"{self.where}: {self.text}"
+        parts = [self.where, *([cut(self.key, KEY_SHOWN)] if self.key else []), shortened(self.text, ERROR_SHOWN)]
+        return safe(": ".join(parts))
 
 
 class ConfigError(GworkersError):

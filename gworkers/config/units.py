@@ -20,7 +20,9 @@ _BYTES = {
     "MIB": 2**20,
     "GIB": 2**30,
 }
-_NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+#: A number of at most 18 digits: what is longer is no quantity that anybody means.
+_NUMBER = r"(\d{1,18}(?:\.\d{1,18})?)"
+_NUMBER_AND_UNIT = re.compile(rf"\s*{_NUMBER}\s*([A-Za-z]*)\s*", re.ASCII)
 
 
 def parse_duration(value: Any) -> float:
@@ -89,8 +91,8 @@ class Amount:
     seconds: float
 
 
-_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(s|m|h|d)(?:\s+burst\s+(\d+))?\s*")
-_AMOUNT = re.compile(r"\s*(\d+)\s+in\s+(\S+)\s*")
+_RATE = re.compile(rf"\s*{_NUMBER}\s*/\s*(s|m|h|d)(?:\s+burst\s+(\d{{1,15}}))?\s*", re.ASCII)
+_AMOUNT = re.compile(r"\s*(\d{1,15})\s+in\s+(\S+)\s*", re.ASCII)
 
 
 def parse_rate(value: Any) -> Rate:

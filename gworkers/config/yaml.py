@@ -67,6 +67,16 @@ class Document:
             del self.written[old]
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML takes the square of the depth in time: what is nested out of all proportion is refused
+    while it is scanned."""
+
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        if self.flow_level > DEEPEST:
+            raise yaml.scanner.ScannerError(None, None, f"values nested more than {DEEPEST} deep; is that meant?", self.get_mark())
+        super().fetch_flow_collection_start(token_class)
+
+
 class _Reader:
     """Builds plain data from YAML's nodes and collects what is wrong on the way."""
 
@@ -174,7 +184,7 @@ def _parse(text: str, name: str) -> yaml.Node | None:
         raise ConfigError(Problem(name, "", f"the file has {len(text):,} characters, more than {MOST_CHARACTERS:,}; is it the right one?"))
     loader = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
     except RecursionError:
         raise ConfigError(Problem(name, "", f"the file has values nested more than {DEEPEST} deep; is that meant?")) from None

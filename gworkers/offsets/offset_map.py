@@ -69,9 +69,7 @@ class OffsetMap:
     unfinished: tuple[int, ...]
 
 
-# --------------------------------------------------------------------------------------------------
-# -----------
-# bits
+# -- bits
 
 
 def _rice(values: Sequence[int], k: int) -> bytes:
@@ -130,9 +128,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
             raise ValueError("a number has no end")
 
 
-# --------------------------------------------------------------------------------------------------
-# ------
-# encodings
+# -- encodings
 
 
 def _gaps(offsets: Sequence[int]) -> list[int]:
