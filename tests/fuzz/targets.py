@@ -14,11 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent.socket
+import pytest
+
+from gworkers.admin.server import Admin
 from gworkers.cli import dead_letters as cli
 from gworkers.cli import terminal
 from gworkers.config import load as config
 from gworkers.config import yaml
 from gworkers.config.schema import WHEN_NAMES
+from gworkers.config.schema import Admin as Admin_
 from gworkers.config.units import parse_amount, parse_duration, parse_rate, parse_size
 from gworkers.errors import ConfigError
 from gworkers.expressions import Expression
@@ -271,6 +276,32 @@ def record_batches() -> Feed:
     return feed
 
 
+def admin_requests() -> Feed:
+    server = Admin(Admin_(bind="127.0.0.1:0", read_token="0123456789abcdef"), lambda: pytest.fail("no token was given"))._server
+    server.set_environ()
+    server.init_socket()
+    server.update_environ()
+    examples = [b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"HEAD /metrics HTTP/1.0\r\nAuthorization: Bearer x\r\n\r\n"]
+    examples += [
+        b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
+        b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ]
+
+    def feed(draw: random.Random) -> None:
+        ours, theirs = gevent.socket.socketpair()
+        ours.sendall(of_bytes(draw, examples, 50_000))
+        ours.shutdown(gevent.socket.SHUT_WR)
+        server.handler_class(theirs, ("127.0.0.1", 1), server).handle()
+        answer = b""
+        with contextlib.suppress(ConnectionError):  # what was sent after the end of the request
+            while part := ours.recv(65536):
+                answer += part
+        ours.close()
+        assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer[:100]
+
+    return feed
+
+
 def units() -> Feed:
     examples = ["250ms", "1.5h", "64MiB", "100/s burst 20", "100 in 1m", "Mon, 12 Jan 1970 13:46:50 GMT", "2"]
     words = ["ms", "s", "d", "/", "burst", " in ", ".", "KiB", "9" * 400, "٣", "-", "e9", "inf"]
@@ -310,6 +341,7 @@ def _targets() -> Iterator[tuple[str, Callable[[], Feed]]]:
         retry_headers,
         letters,
         record_batches,
+        admin_requests,
         units,
         texts,
     ):
