@@ -65,6 +65,13 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
         answer = f"HTTP/1.1 {line}\r\n{allow}Connection: close\r\nContent-Length: 0\r\n\r\n"
         return line[:3], answer.encode()
 
+    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
+        """Somebody who does not read the answer is no error of this program."""
+        if issubclass(t, (gevent.Timeout, OSError)):
+            self.close_connection = True
+        else:
+            super().handle_error(t, v, tb)
+
     def log_error(self, msg: str, *args: Any) -> None:
         """What somebody sends is not worth a line."""
 

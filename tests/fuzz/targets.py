@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import gevent.socket
 import pytest
 
@@ -276,6 +277,14 @@ def record_batches() -> Feed:
     return feed
 
 
+def _read_all(connection: Any) -> bytes:
+    answer = b""
+    with contextlib.suppress(ConnectionError):  # what was sent after the end of the request
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
 def admin_requests() -> Feed:
     server = Admin(Admin_(bind="127.0.0.1:0", read_token="0123456789abcdef"), lambda: pytest.fail("no token was given"))._server
     server.set_environ()
@@ -289,13 +298,11 @@ def admin_requests() -> Feed:
 
     def feed(draw: random.Random) -> None:
         ours, theirs = gevent.socket.socketpair()
+        reader = gevent.spawn(_read_all, ours)
         ours.sendall(of_bytes(draw, examples, 50_000))
         ours.shutdown(gevent.socket.SHUT_WR)
         server.handler_class(theirs, ("127.0.0.1", 1), server).handle()
-        answer = b""
-        with contextlib.suppress(ConnectionError):  # what was sent after the end of the request
-            while part := ours.recv(65536):
-                answer += part
+        answer = reader.get()
         ours.close()
         assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer[:100]
 

@@ -126,6 +126,21 @@ def test_garbage_costs_nothing_and_leaves_no_line_in_the_log(serving: Any) -> No
     assert server.stop() == 0
 
 
+def test_somebody_who_does_not_read_the_answers_leaves_no_line_in_the_log(serving: Any) -> None:
+    server, address = serving()
+    length = len(server.log)
+    with connections(address, 3) as deaf:
+        for one in deaf:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            one.settimeout(3)
+            with contextlib.suppress(OSError):
+                one.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 20_000)
+        time.sleep(6)
+    assert requests.get(f"http://{address}/healthz", timeout=5).status_code == 200
+    assert "Traceback" not in server.log[length:]
+    assert server.stop() == 0
+
+
 def test_a_token_is_asked_for(serving: Any) -> None:
     _, address = serving(token=TOKEN, read_token=READ_TOKEN)
     url = f"http://{address}/metrics"
