@@ -123,6 +123,17 @@ class KafkaGroup:
     def generation(self) -> Any:
         return self._consumer.group_metadata()
 
+    def remove(self, member_ids: Iterable[str], timeout: float) -> None:
+        leave = green.module("kafka.protocol.consumer").LeaveGroupRequest
+        coordinator, manager = self._coordinator, self._consumer._manager
+        limit = int(timeout * 1000)
+        for member_id in member_ids:
+            if not coordinator.ensure_coordinator_ready(timeout_ms=limit):
+                return
+            member = leave.MemberIdentity(member_id=member_id, group_instance_id=None, reason="its process has died")
+            request = leave(group_id=coordinator.group_id, member_id=member_id, members=[member])
+            manager.run(manager.wait_for, manager.send(request, node_id=coordinator.coordinator_id), limit)
+
     # -- the cluster
 
     @property

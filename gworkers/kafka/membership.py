@@ -53,6 +53,11 @@ class KafkaMembership:
         """Whether this process is a member of the group, with partitions or without."""
         return bool(self._coordinator.state == self._stable)
 
+    @property
+    def member_id(self) -> str:
+        """Who this process is to its group; empty while it is nobody."""
+        return str(self._coordinator._generation.member_id or "")
+
     def join(self) -> None:
         """Join the group anew, if that is needed. Blocks, for JOIN_MS at the most: a ``poll()``
         gives up a join sooner, and one that is done when nobody waits for it is begun again, which

@@ -68,6 +68,10 @@ class Membership(Protocol):
     def joined(self) -> bool:
         """Whether this process is a member of the group, with partitions or without."""
 
+    @property
+    def member_id(self) -> str:
+        """Who this process is to its group; empty while it is nobody."""
+
     def fenced(self) -> bool:
         """Whether another process has joined under this one's group_instance_id."""
 
@@ -129,6 +133,10 @@ class Group(Protocol):
 
     def beginning(self, tp: TopicPartition) -> int:
         """The offset of the first message that is there. Blocks."""
+
+    def remove(self, member_ids: Iterable[str], timeout: float) -> None:
+        """Have the coordinator remove members that have died. Blocks, up to about ``timeout`` seconds;
+        raises kafka-python's errors."""
 
     def generation(self) -> Any:
         """Who this member is to the group now, for the offsets of a transaction. Equal while

@@ -20,7 +20,7 @@ import gevent
 
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
-from gworkers.errors import ConfigError, Problem, RestartError, UnavailableError
+from gworkers.errors import ConfigError, Problem, RestartError, UnavailableError, one_line
 from gworkers.handlers import loading
 from gworkers.handlers.executor import Executor, GreenletExecutor, ThreadExecutor, TooFewThreadsError
 from gworkers.handlers.hub_watchdog import HubWatchdog
@@ -34,7 +34,8 @@ from gworkers.offsets.journal import Journal, JournalError, Journaling, NoJourna
 from gworkers.pipeline import quarantine
 from gworkers.pipeline.pipeline import Pipeline
 from gworkers.pipeline.quarantine import NoSuspects, Suspicions
-from gworkers.server import limits, topics
+from gworkers.server import limits, members, topics
+from gworkers.server.members import Members
 
 log = logging.getLogger("gworkers")
 
@@ -43,6 +44,8 @@ CLOSE_TIMEOUT = 10.0
 #: How long what runs may go on when an error ends the process, in seconds, unless the grace is
 #: shorter.
 ERROR_GRACE = 5.0
+#: How long removing members that died may take, in seconds.
+REMOVE_TIMEOUT = 5.0
 #: Seconds between two looks whether everything is settled.
 DRAIN_INTERVAL = 0.01
 #: How many of the messages that are still running at the end of the grace are named.
@@ -99,10 +102,14 @@ class Process:
         clients = Clients(loaded, servers, number)
         connections = KafkaConnections(clients, config.kafka.connect_timeout)
         self.group = connections.group  # Kafka is reached before the application is set up
+        self._members = self._place_in_group(loaded, servers)
         topics.prepare(loaded, routes, clients)
         loading.run_setup(loaded)
         executor = self._executor(self._journal or NoJournal())
         self.pipeline = Pipeline(config, routes, executor, workers_for(config), connections, suspects, fatal)
+        members, membership = self._members, self.group.membership
+        if members is not None:
+            self.pipeline.events.joined.subscribe(lambda: members.joined(membership.member_id))
 
     def _look_back(self, loaded: Loaded) -> Suspicions:
         """With a state directory: what ran when processes died before this one; and begin to note
@@ -118,6 +125,29 @@ class Process:
             raise ConfigError(Problem(loaded.document.where(("state_dir",)), "state_dir", str(error))) from None
         suspects.own = self._journal.path
         return suspects
+
+    def _place_in_group(self, loaded: Loaded, servers: str) -> Members | None:
+        """Remove members that died on this machine without leaving, and take a place for this one.
+        None for a static member, which the group takes back under its name."""
+        config = self._config
+        state = loaded.folder / config.state_dir if config.state_dir is not None else None
+        folder = members.folder_of(journal.folder_of(state, config.kafka.group) if state is not None else None)
+        if folder is None or config.kafka.group_instance_id is not None:
+            return None
+        found = Members(folder, servers, config.kafka.group)
+        dead = found.left_behind()
+        if dead:
+            try:
+                self.group.remove(dead, REMOVE_TIMEOUT)
+                log.info(
+                    "%d member%s of the group died on this machine; the group need not wait for their sessions",
+                    len(dead),
+                    "s" if len(dead) > 1 else "",
+                )
+            except Exception as error:
+                log.info("members that died on this machine could not be removed, their sessions are waited for: %s", one_line(error))
+        found.claim()
+        return found
 
     def _executor(self, notes: Journaling) -> Executor:
         return ThreadExecutor(self._config.concurrency, notes) if self._config.executor == "thread" else GreenletExecutor(notes)
@@ -162,6 +192,8 @@ class Process:
             committed = self.pipeline.stop(CLOSE_TIMEOUT)
         except Exception as error:
             log.warning("closing the connections to Kafka failed: %s: %s", type(error).__name__, error)
+        if self._members is not None and committed:
+            self._members.left()
         self.close_journal()
         return committed
 

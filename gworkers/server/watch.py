@@ -22,6 +22,8 @@ log = logging.getLogger("gworkers")
 ROUND_INTERVAL = 0.5
 TOPIC_INTERVAL = 1.0
 SAY_AWAY_AFTER = 3.0
+#: How long the group may take to let this process in before it is said, in seconds.
+SAY_GROUP_AFTER = 5.0
 #: Seconds between two looks for why Kafka cannot be used.
 LOOK_INTERVAL = 5.0
 
@@ -46,6 +48,8 @@ class Watch:
         self._stop = stop
         self._fatal = fatal
         self._away_since: float | None = None
+        self._begun = time.monotonic()
+        self._group_said = False
         self._away_said = False
         self._why = ""
         self._looked = 0.0
@@ -68,6 +72,7 @@ class Watch:
             rounds += 1
             snapshot = self._snapshot()
             self._look_for_kafka(snapshot)
+            self._look_for_the_group(snapshot)
             if rounds % 2 == 0:
                 self._look_for_topics()
             self._look_for_work(snapshot)
@@ -93,6 +98,18 @@ class Watch:
             if trouble is not None and trouble.refused and f": {trouble.text}" != self._why:
                 self._why = f": {trouble.text}"
                 log.warning("Kafka is there again and cannot be used%s", self._why)
+
+    def _look_for_the_group(self, snapshot: Snapshot) -> None:
+        """Say once that the group is waited for when it has not let this process in for a while."""
+        if snapshot.joined or self._group_said:
+            self._group_said = True
+        elif snapshot.connected and time.monotonic() - self._begun > SAY_GROUP_AFTER:
+            self._group_said = True
+            log.info(
+                "waiting for the group: one of its members does not answer, perhaps because it died on another machine; its session ends "
+                "within %.0f s (kafka.consumer.session_timeout_ms), and kafka.group_instance_id avoids this",
+                self._group.membership.session,
+            )
 
     def _look_for_topics(self) -> None:
         """Input topics that are not there: the metadata requests that look for them also make them
