@@ -172,7 +172,7 @@ def ls(dealt_with: bool, as_json: bool, **options: Any) -> None:
     for box in boxes.open():
         for number, letter in enumerate(boxes.chosen(box, dealt_with=dealt_with)):
             if as_json:
-                click.echo(json.dumps(_as_json(letter), ensure_ascii=False))
+                terminal.echo_json(_as_json(letter))
                 continue
             if not number:
                 click.echo(f"{box.topic}\n{'ID':<12} {'FAILED AT':<19} {'ROUTE':<14} {'REASON':<12} {'FROM':<28} {'KEY':<16} ERROR")
@@ -190,8 +190,9 @@ def ls(dealt_with: bool, as_json: bool, **options: Any) -> None:
 @dead_letters.command(epilog=examples("gworkers dead-letters show 0@15 -c conf/app.yaml"))
 @click.argument("letter_id", metavar="ID")
 @click.option("--topic", metavar="TOPIC", help="The dead-letter topic; that of the routes without it.")
+@click.option("--raw", is_flag=True, help="Show control characters as they are, for a pipe.")
 @configured
-def show(letter_id: str, topic: str | None, file: Path, overrides: tuple[str, ...]) -> None:
+def show(letter_id: str, topic: str | None, raw: bool, file: Path, overrides: tuple[str, ...]) -> None:
     """Show one dead letter whole: where it came from, its error with the stack trace, its headers,
     its value."""
     nothing = dict.fromkeys(("route", "reason", "exception", "key", "since", "until", "where"))
@@ -213,7 +214,7 @@ def show(letter_id: str, topic: str | None, file: Path, overrides: tuple[str, ..
                 *(text_of(record.value) or "(no value)").splitlines(),
             ]
             for line in lines:
-                terminal.echo(line)
+                terminal.echo(line, raw=raw)
             return
     raise UsageError(f"there is no letter {letter_id} in {', '.join(boxes.topics)}; gworkers dead-letters ls lists them")
 
@@ -232,14 +233,14 @@ def count(as_json: bool, **options: Any) -> None:
     names = ("topic", "route", "reason", "exception")
     if as_json:
         for group, number in counts.most_common():
-            click.echo(json.dumps({**dict(zip(names, group, strict=True)), "count": number}))
+            terminal.echo_json({**dict(zip(names, group, strict=True)), "count": number})
         return
     if not counts:
         click.echo("no dead letters")
         return
     click.echo(f"{'COUNT':>8}  {'TOPIC':<24} {'ROUTE':<16} {'REASON':<14} EXCEPTION")
     for (topic, route, reason, exception), number in counts.most_common():
-        click.echo(f"{number:>8,}  {topic:<24} {route:<16} {reason:<14} {exception}")
+        terminal.echo(f"{number:>8,}  {topic:<24} {route:<16} {reason:<14} {exception}")
 
 
 @dead_letters.command(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
 from gworkers.config.load import Loaded
 from gworkers.errors import UnavailableError
@@ -37,7 +37,7 @@ def lag(file: Path, overrides: tuple[str, ...], with_map: bool, as_json: bool) -
         consumer.close(autocommit=False)
     if as_json:
         for row in rows:
-            click.echo(json.dumps(row))
+            terminal.echo_json(row)
         return
     click.echo(f"{'TOPIC':<30} {'PARTITION':>9} {'COMMITTED':>12} {'END':>12} {'LEFT':>10} {'FINISHED AHEAD':>15}")
     for row in rows:

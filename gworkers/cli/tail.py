@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def tail(
             for tp, jobs in consumer.poll(timeout_ms=500).items():
                 for job in jobs:
                     if as_json:
-                        click.echo(_json(tp, job))
+                        terminal.echo_json(_facts(tp, job))
                     else:
                         terminal.echo(_text(tp, job), raw=raw)
                     shown += 1
@@ -121,19 +120,16 @@ def moment(text: str, option: str) -> int:
         raise UsageError(f"{option} {text}: expected {more}a time or a duration") from None
 
 
-def _json(tp: Any, job: Job) -> str:
-    return json.dumps(
-        {
-            "topic": tp.topic,
-            "partition": tp.partition,
-            "offset": job.offset,
-            "timestamp": job.timestamp,
-            "key": text_of(job.key),
-            "headers": terminal.pairs(job.headers),
-            "value": text_of(job.value),
-        },
-        ensure_ascii=False,
-    )
+def _facts(tp: Any, job: Job) -> dict[str, Any]:
+    return {
+        "topic": tp.topic,
+        "partition": tp.partition,
+        "offset": job.offset,
+        "timestamp": job.timestamp,
+        "key": text_of(job.key),
+        "headers": terminal.pairs(job.headers),
+        "value": text_of(job.value),
+    }
 
 
 def _text(tp: Any, job: Job) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import json
 import sys
 from collections.abc import Iterable
 
 import click
 
-from gworkers.text import safe, text_of
+from gworkers.text import safe, safe_json, text_of
 
 
 def name_of(header: str) -> str:
@@ -29,6 +30,11 @@ def moment(milliseconds: int | None, precision: str = "seconds") -> str:
         return datetime.datetime.fromtimestamp(milliseconds / 1000).isoformat(" ", precision)
     except (OverflowError, ValueError, OSError):
         return f"{milliseconds} ms"
+
+
+def echo_json(facts: object) -> None:
+    """Write a line of JSON, in which whatever a terminal would obey is escaped in JSON's own way."""
+    click.echo(safe_json(json.dumps(facts, ensure_ascii=False)))
 
 
 def echo(text: str, *, raw: bool = False, err: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import confluent_kafka
 import pytest
 import requests
+import yaml
 
 from tests.support.commands import gworkers
 from tests.support.servers import configuration, consume, create_topic, produce, unique, until
@@ -126,8 +127,6 @@ def test_replay_goes_to_topics_of_the_configuration_and_a_bad_letter_costs_itsel
     for number, origin in enumerate((source.encode(), b"bad topic", victim.encode(), None, b"\xff\x1b[2J", source.encode())):
         produce(real_kafka, dead, [(None, b"%d" % number)], headers=letter(origin), partition=0)
     (tmp_path / "app.py").write_text(ECHO)
-    import yaml
-
     (tmp_path / "app.yaml").write_text(yaml.safe_dump(configuration(real_kafka, "app:handle", source, output, dead_letter=dead)))
     dry = gworkers("dead-letters", "replay", "-c", "app.yaml", "--dry-run", folder=tmp_path)
     assert dry.stdout == f"2 to {source}\n2 dead letters would be sent\n"
@@ -142,3 +141,21 @@ def test_replay_goes_to_topics_of_the_configuration_and_a_bad_letter_costs_itsel
     again = gworkers("dead-letters", "replay", "-c", "app.yaml", "--to", victim, folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert sorted(m.value() for m in consume(real_kafka, victim)) == [b"1", b"2", b"3", b"4"]
+
+
+def test_no_command_lets_a_letter_write_to_the_terminal(real_kafka: str, source: str, tmp_path: Any) -> None:
+    dead = create_topic(real_kafka, unique("dead"))
+    evil = "\x1b[2J\x9b\u202e\n\u2028"
+    names = ("gworkers-route", "gworkers-reason", "kafka_dlt-exception-fqcn", "kafka_dlt-exception-message", evil)
+    headers = [*letter(source.encode()), *((name, evil.encode()) for name in names)]
+    produce(real_kafka, dead, [(evil.encode(), evil.encode())], headers=headers, partition=0)
+    (tmp_path / "app.yaml").write_text(yaml.safe_dump(configuration(real_kafka, "app:handle", source, dead_letter=dead)))
+    for command in ("ls", "ls --json", "count", "count --json", "show 0@0", "replay --dry-run"):
+        done = gworkers("dead-letters", *command.split(), "-c", "app.yaml", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert not set(done.stdout + done.stderr) & set("\x1b\x9b\u202e\u2028"), command
+    raw = gworkers("dead-letters", "show", "0@0", "--raw", "-c", "app.yaml", folder=tmp_path)
+    assert "\x1b[2J" in raw.stdout
+    for command in ("", "--json"):
+        done = gworkers("tail", dead, "--from", "beginning", "--no-follow", *command.split(), "-c", "app.yaml", folder=tmp_path)
+        assert not set(done.stdout) & set("\x1b\x9b\u202e\u2028"), command

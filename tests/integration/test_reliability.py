@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -367,3 +368,33 @@ def test_an_output_topic_that_is_made_anew_with_fewer_partitions_gets_all_result
     )
     assert server.stop() == 0, server.log
     assert f"{output} has 2 partitions in place of 8: it was made anew; results go to those" in server.log
+
+
+def test_a_partition_that_goes_and_comes_back_while_it_is_paused_is_read_on(
+    real_kafka: str, output: str, start: Any, tmp_path: Path
+) -> None:
+    """Its buffer is full when it is revoked, and empty when it comes back."""
+    source = create_topic(real_kafka, unique("in"))
+    app = (
+        "import os, time\n"
+        "GO = os.path.join(os.path.dirname(__file__), 'go')\n"
+        "def handle(value):\n"
+        "    while not os.path.exists(GO):\n"
+        "        time.sleep(0.05)\n"
+        "    return value\n"
+    )
+    produce(real_kafka, source, ((None, b"%d" % n) for n in range(2000)))
+    config = configuration(real_kafka, "app:handle", source, output, buffer={"messages": 40}, rebalance={"grace": "200ms"})
+    first = start(config, app=app, name="first.yaml")
+    first.says("assigned: ")
+    for _ in range(3):
+        other = start(config, app=app, name="other.yaml")
+        other.says("assigned: ")
+        first.says("revoked: ")
+        other.signal(signal.SIGKILL)
+        other.wait()
+    (tmp_path / "go").touch()
+    last = start(config, "--until-idle", "1s", app=app, name="other.yaml")  # which has the dead ones removed from the group
+    until(lambda: len({m.value() for m in consume(real_kafka, output)}) == 2000, 60, "every message")
+    assert first.stop() == 0
+    assert last.wait(60) == 0
