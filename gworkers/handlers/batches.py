@@ -9,6 +9,7 @@ handed to the handler again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import GeneratorType
 from typing import Any
 
 import gevent
@@ -82,6 +83,8 @@ def compile_batch(
             return []
         try:
             result = handler(values)
+            if isinstance(result, GeneratorType):  # its body has not run yet
+                result = list(result)
         except gevent.GreenletExit:
             raise
         except BatchError as error:

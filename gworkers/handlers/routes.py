@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 import gevent
@@ -304,6 +305,8 @@ def _rows_of(output: str | None, encode: Encode, *, empty_is_nothing: bool) -> C
         return topic, record.partition, key.encode() if isinstance(key, str) else key, value, headers, timestamp
 
     def rows(job: Job, result: Any) -> list[Row] | None:
+        if isinstance(result, _NOT_RUN):
+            return _run(job, result)
         if isinstance(result, Record):
             return [record_row(job, result)]
         if isinstance(result, list) and result and isinstance(result[0], Record):
@@ -314,4 +317,19 @@ def _rows_of(output: str | None, encode: Encode, *, empty_is_nothing: bool) -> C
             return None
         return [(output, None, job.key, value_of(result), job.headers, job.timestamp)]
 
+    def _run(job: Job, result: Any) -> list[Row]:
+        """A generator's body has not run yet: each that it yields is a result. A coroutine's never
+        would."""
+        if not isinstance(result, GeneratorType):
+            getattr(result, "close", lambda: None)()
+            raise EncodeError(f"the handler returned {describe(result)}, which nobody awaits: its body has not run")
+        found: list[Row] = []
+        for one in result:
+            found += (rows(job, one) or []) if one is not None else []
+        return found
+
     return rows
+
+
+#: What a call returns before any line of its body has run.
+_NOT_RUN = (GeneratorType, CoroutineType, AsyncGeneratorType)

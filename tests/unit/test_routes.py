@@ -137,3 +137,42 @@ def test_a_topic_goes_to_the_route_that_names_it_and_patterns_take_up_nothing_th
     found = {name: routes.route_of(all_of_them, name) for name in ("orders", "orders.retry.1m", "refunds")}
     assert found == {"orders": named, "orders.retry.1m": named, "refunds": wild}
     assert [routes.route_of(all_of_them, name) for name in ("orders.dead", "wild.dead", "priced")] == [None] * 3
+
+
+def test_a_generators_body_runs_and_each_that_it_yields_is_a_result() -> None:
+    ran = []
+
+    def handle(value: bytes) -> Any:
+        for part in value.split():
+            ran.append(part)
+            yield part
+        yield None
+        yield Record(b"r", topic="elsewhere")
+
+    job = job_of(partition_of(route := route_of(handle, output="out")), value=b"a b")
+    route.handle(job)
+    assert job.error is None
+    assert ran == [b"a", b"b"]
+    assert [(row[0], row[3]) for row in job.rows or ()] == [("out", b"a"), ("out", b"b"), ("elsewhere", b"r")]
+    job = job_of(partition_of(route := route_of(handle)), value=b"a b")  # without an output the body runs all the same
+    route.handle(job)
+    assert ran == [b"a", b"b", b"a", b"b"]
+
+    def fails(value: bytes) -> Any:
+        yield value
+        raise KeyError("half way")
+
+    job = job_of(partition_of(route := route_of(fails, output="out")), value=b"a")
+    route.handle(job)
+    assert isinstance(job.error, KeyError)
+    assert not job.rows
+
+
+def test_a_coroutine_that_nobody_awaits_is_told() -> None:
+    async def work(value: bytes) -> None:
+        raise AssertionError
+
+    job = job_of(partition_of(route := route_of(lambda value: work(value))), value=b"a")
+    route.handle(job)
+    assert isinstance(job.error, EncodeError)
+    assert "which nobody awaits: its body has not run" in str(job.error)
