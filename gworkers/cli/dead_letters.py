@@ -15,12 +15,14 @@ from typing import Any
 import click
 
 from gworkers.cli import terminal
-from gworkers.cli.common import clients_of, configured, examples
+from gworkers.cli.common import clients_of, configured, examples, kafka_says
 from gworkers.cli.tail import moment
 from gworkers.config.units import parse_rate
-from gworkers.errors import NoTopicError, UsageError
+from gworkers.errors import NoTopicError, UnavailableError, UsageError
 from gworkers.expressions import Expression
 from gworkers.handlers.routes import matches
+from gworkers.kafka import topics
+from gworkers.kafka.errors import is_kafkas
 from gworkers.pipeline.dead_letter_store import WHERE_NAMES, DeadLetterStore, Letter
 from gworkers.pipeline.dead_letters import OURS, SPRING
 from gworkers.pipeline.pacing import Bucket
@@ -134,6 +136,22 @@ class _Boxes:
                 continue
             with closing(box):
                 yield box
+
+    def look_for(self, targets: Iterable[str]) -> None:
+        """Raises UnavailableError, at once, for a topic that letters are to be sent to and that is
+        not there, or not to be seen. With the embedded broker topics come into being."""
+        if self._clients.embedded:
+            return
+        with closing(self._clients.reader()) as reader:
+            for topic in targets:
+                try:
+                    found = topics.partitions_of(reader, topic)
+                except Exception as error:
+                    if not is_kafkas(error):
+                        raise
+                    raise UnavailableError(kafka_says(error, writing=True)) from error
+                if not found:
+                    raise NoTopicError(f"there is no topic {topic}; make it, or name another with --to")
 
     def not_to_be_sent(self, letter: Letter, to: str | None) -> str | None:
         """Why a letter is not sent again, None where it is. Where it came from stands in a header,
@@ -280,6 +298,7 @@ def replay(to: str | None, rate: str | None, dry_run: bool, **options: Any) -> N
         click.echo(f"{total:,} dead letters would be sent" if total else "no dead letters")
         return
     boxes = _Boxes(**options)
+    boxes.look_for(targets)
     sent = 0
     with click.progressbar(length=total, label="replaying", file=sys.stderr) as bar:
         for box in boxes.open():

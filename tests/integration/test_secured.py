@@ -353,7 +353,7 @@ def test_a_topic_that_the_handler_names_is_the_messages_fault(kafka: SecuredKafk
         (("dead-letters", "ls"), ("read dead",), "no right to use the group"),
         (("dead-letters", "count"), (), "no right to read the topic"),
         (("dead-letters", "drop", "--yes"), ("read dead",), "no right to use the group"),
-        (("dead-letters", "replay"), ("read dead", "read letters"), "no right to use the transactional id"),
+        (("dead-letters", "replay"), ("read dead", "read letters", "write source"), "no right to use the transactional id"),
         (("dead-letters", "replay"), ("read dead", "read letters", "write replay"), "no right to write to the topic"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
