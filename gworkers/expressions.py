@@ -109,7 +109,7 @@ class Expression:
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
             inner, index = self._compile(node.value), node.slice.value
             return lambda look: _field(inner(look), index)
-        told = f"{cut(self.text, 200)!r}: {cut(ast.unparse(node), 200)!r}"
+        told = f"{cut(self.text, 200)!r}: {cut(ast.get_source_segment(self.text.strip(), node) or self.text, 200)!r}"
         raise ValueError(f"{told} is more than an expression here can say; comparisons, and, or, not are known")
 
     def _compare(self, node: ast.Compare) -> _Node:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gworkers.config.schema import WHEN_NAMES
 from gworkers.expressions import Expression
 
 KNOWN = frozenset({"headers", "key", "value"})
@@ -61,3 +62,10 @@ def test_anything_else_is_refused_with_a_sentence(text: str, told: str) -> None:
 
 def test_an_expression_says_what_it_asks_for() -> None:
     assert Expression("headers.a == 1 and not key", KNOWN).names == {"headers", "key"}
+
+
+def test_what_is_too_much_is_told_however_deep_it_goes() -> None:
+    with pytest.raises(ValueError, match="is more than an expression here can say"):
+        Expression("1" + " ** 1" * 600, WHEN_NAMES)
+    with pytest.raises(ValueError, match=r"'lambda: 3' is more than an expression here can say"):
+        Expression("  key == 1 and (lambda: 3)", WHEN_NAMES)
