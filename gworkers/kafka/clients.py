@@ -169,7 +169,9 @@ class Clients:
         """One client. Raises _NotReachedError."""
         left = max(0.1, deadline - time.monotonic())
         protocol = str(config.get("security_protocol") or "PLAINTEXT")
-        if protocol.endswith("SSL"):
+        if config.get("proxy_url") or config.get("socks5_proxy"):
+            why = None  # what can be reached from here says nothing
+        elif protocol.endswith("SSL"):
             why = probe.unreachable(self._addresses, left)
         else:
             why = probe.diagnose(self._addresses, wants_login=protocol.startswith("SASL"))

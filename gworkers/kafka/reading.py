@@ -115,9 +115,13 @@ def read_records(batch: Any, most: int = MOST_BYTES) -> Iterator[list[Job]]:
             at += 1
             if number:
                 count, at = _read_varint(buffer, at - 1)
+                if not 0 <= 2 * count <= end - at <= len(buffer) - at:  # each takes two bytes at least
+                    raise ValueError(f"a record of {end - start} bytes says it has {count} headers")
                 found = []
                 for _ in range(count):
                     length, at = _read_varint(buffer, at)
+                    if length < 0:
+                        raise ValueError("the name of a header has a length below 0")
                     name = buffer[at : at + length].decode("utf-8", "surrogateescape")  # back to these bytes when it is sent
                     at += length
                     length, at = _read_varint(buffer, at)

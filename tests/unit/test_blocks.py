@@ -118,3 +118,20 @@ def test_another_version_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(versions, "installed", lambda version=version: version)
         with pytest.raises(UnavailableError, match=rf"kafka-python {version} is installed, .* 3\.0\.9 up to but without 3\.1\.0; install"):
             versions.check()
+
+
+@pytest.mark.parametrize("count", [-1, 4, 1_000_000, 2**31 - 1])
+def test_a_record_that_lies_about_its_headers_is_damaged_and_costs_no_time(count: int) -> None:
+    records = builder()
+    producing._append(records, [("t", None, b"k", b"v", [("h", b"")], NOW)], 0, 99, NOW)
+    batch = batch_of(records)
+    whole = bytes(batch._buffer)
+    assert whole.endswith(b"\x02\x02h\x00")  # one header, its name, and no content
+    lie = (count << 1) ^ (count >> 31)
+    varint = bytearray()
+    while lie >= 0x80:
+        varint.append(lie & 0x7F | 0x80)
+        lie >>= 7
+    batch._buffer = whole[:-4] + bytes((*varint, lie)) + whole[-3:]
+    with pytest.raises(green.module("kafka.errors").CorruptRecordError):
+        read(batch)
