@@ -12,10 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from gevent.event import Event
@@ -35,27 +33,9 @@ from gworkers.server.process import Process, check_executor
 from gworkers.server.progress import Progress
 from gworkers.server.watch import Watch
 from gworkers.supervisor import run_file
-from gworkers.supervisor.signals import STOPS, Signals
+from gworkers.supervisor.signals import STOPS, Signals, stopped_by_signals
 
 log = logging.getLogger("gworkers")
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """While a server starts, SIGTERM and SIGINT end it at once: there is nothing to drain."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        raise StopAsked(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, stop) for number in STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Server:
@@ -100,7 +80,7 @@ class Server:
         logs.configure(self._config.logging)
         unsettled, committed = 0, True
         try:
-            with _stopped_by_signals():
+            with stopped_by_signals():
                 process = self._start()
                 signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until somebody drains when they come
             self._signals.catch()

@@ -14,16 +14,59 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import gevent
+
+from gworkers.errors import StopAsked
 
 log = logging.getLogger("gworkers")
 
 #: What asks a server to stop.
 STOPS = (signal.SIGTERM, signal.SIGINT)
+
+#: Seconds after which a server that still starts is told again to stop: somebody may have kept the
+#: exception to himself, as an ``except:`` of the application or a ``__del__`` does.
+AGAIN = 0.2
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """While a server starts, SIGTERM and SIGINT end it at once: there is nothing to drain.
+
+    StopAsked is raised in the greenlet that has called this, whichever one the signal interrupts: in
+    kafka-python's own it would be taken for an error of a connection, and the start would go on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    starting = gevent.getcurrent()
+    loop = gevent.get_hub().loop
+    again = loop.timer(AGAIN, repeat=AGAIN)
+    asked: list[str] = []
+    soon: list[Any] = []
+
+    def stop(number: int, frame: object) -> None:
+        asked.append(signal.Signals(number).name)
+        again.start(lambda: starting.throw(StopAsked(asked[0])))
+        if gevent.getcurrent() is starting:
+            raise StopAsked(asked[0])
+        soon.append(loop.run_callback(starting.throw, StopAsked(asked[0])))
+
+    before = {number: signal.signal(number, stop) for number in STOPS}
+    try:
+        yield
+        if asked:
+            raise StopAsked(asked[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        again.close()
+        for callback in soon:
+            callback.stop()
 
 
 class Served(Protocol):

@@ -12,14 +12,14 @@ import confluent_kafka
 from confluent_kafka import ElectionType
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from tests.chaos.harness import KEYS, SESSION, Round, World
+from tests.chaos.harness import KEYS, SESSION, UNKNOWN, Round, World
 from tests.chaos.judge import Verdict
 from tests.chaos.programs import KILL_POINTS, RELAY
 from tests.support import broker
 from tests.support.servers import Running, create_topic, until
 
-#: The status with which a server asks its supervisor to start it anew.
-RESTART = 75
+#: What a server says when its group has given it up.
+LOST = "lost, because Kafka did not hear from this process in time"
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,9 @@ def sigstop(this: Round, times: int = 1) -> Verdict:
             zombie.signal(signal.SIGCONT)
             this.stopped.append((zombie.process.pid, stopped, went_on))
             this.fault()
-            zombie.says("lost, because Kafka did not hear from this process in time", 60)
+            until(lambda server=zombie: LOST in server.log or server.process.poll() is not None, 60, LOST)
+            if zombie.process.poll() is not None:  # it was stopped in the middle of a transaction's commit
+                this.again(zombie)
         this.sleep(1.0, 2.0)
     return this.finish()
 
@@ -358,11 +360,8 @@ def transaction_timed_out(this: Round, times: int = 2) -> Verdict:
             server.signal(signal.SIGCONT)
             this.fault()
             this.sleep(1.0, 2.0)
-            if "the outcome of a transaction is unknown" in server.log:
-                if server.wait(60) != RESTART:  # its supervisor starts it anew
-                    this.verdict.notes.append("it ended with another status than 75")
-                server = this.start("t0")
-                this.ready(server)
+            if UNKNOWN in server.log:
+                server = this.again(server, "t0")
     return this.finish()
 
 

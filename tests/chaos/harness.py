@@ -29,6 +29,10 @@ from tests.support.servers import Running, configuration, consume, create_topic,
 KEYS = 1000
 RATE = 250  # messages a second
 SESSION = 3.0  # seconds, of the consumers' membership
+#: The status with which a server asks its supervisor to start it anew.
+RESTART = 75
+#: What it says before it does so because it was stopped in the middle of a transaction's commit.
+UNKNOWN = "the outcome of a transaction is unknown"
 #: After so many milliseconds the brokers give up the transaction of a process that died.
 TRANSACTION_TIMEOUT = 3000
 
@@ -186,6 +190,14 @@ class Round:
 
     def ready(self, server: Running) -> None:
         server.says("assigned: ", 60)
+
+    def again(self, ended: Running, instance: str | None = None) -> Running:
+        """As a supervisor does for a server that asks for it; another status is wrong."""
+        if ended.wait(60) != RESTART or UNKNOWN not in ended.log:
+            self.verdict.notes.append(f"a server ended with {ended.process.returncode}")
+        server = self.start(instance)
+        self.ready(server)
+        return server
 
     def pair(self) -> list[Running]:
         """Two servers of the group, both with partitions."""
