@@ -123,11 +123,15 @@ def sigstop(this: Round, times: int = 1) -> Verdict:
             zombie.signal(signal.SIGCONT)
             this.stopped.append((zombie.process.pid, stopped, went_on))
             this.fault()
-            until(lambda server=zombie: LOST in server.log or server.process.poll() is not None, 60, LOST)
+            _given_up(zombie)
             if zombie.process.poll() is not None:  # it was stopped in the middle of a transaction's commit
                 this.again(zombie)
         this.sleep(1.0, 2.0)
     return this.finish()
+
+
+def _given_up(zombie: Running) -> None:
+    until(lambda: LOST in zombie.log or zombie.process.poll() is not None, 60, LOST)
 
 
 @fault("broker killed", any_twice=True)
