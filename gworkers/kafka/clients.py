@@ -7,9 +7,11 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import gevent
+from gevent.event import AsyncResult
 
 from gworkers.config.load import Loaded
 from gworkers.errors import UnavailableError, one_line
@@ -169,7 +171,7 @@ class Clients:
         """One client. Raises _NotReachedError."""
         left = max(0.1, deadline - time.monotonic())
         protocol = str(config.get("security_protocol") or "PLAINTEXT")
-        if config.get("proxy_url") or config.get("socks5_proxy"):
+        if _proxied(config):
             why = None  # what can be reached from here says nothing
         elif protocol.endswith("SSL"):
             why = probe.unreachable(self._addresses, left)
@@ -210,7 +212,7 @@ class Clients:
             if address in self._addresses:
                 return
             try:
-                manager.run(_connected, manager, broker.node_id, patience)
+                _run(client, _connected, manager, broker.node_id, patience)
                 return
             except Exception as error:
                 found = reasons.explain(address, error, manager.config)
@@ -233,7 +235,8 @@ class Clients:
         login = reasons.no_login(self._addresses, config)
         if login is not None:
             return _NotReachedError(login, final=True)
-        return _NotReachedError(f"{address} {one_line(trouble)}" if latest is not None else one_line(error), final=False)
+        through = " through the proxy of kafka.client" if _proxied(config) else ""
+        return _NotReachedError(f"{address}{through} {one_line(trouble)}" if latest is not None else one_line(error), final=False)
 
     @property
     def _addresses(self) -> list[str]:
@@ -248,9 +251,32 @@ class _NotReachedError(Exception):
         self.final = final
 
 
+def _proxied(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("proxy_url") or config.get("socks5_proxy"))
+
+
 def _manager_of(client: Any) -> Any:
     """kafka-python's connection manager of any client."""
     return client._manager if hasattr(client, "_manager") else client._sender._client._manager
+
+
+def _run(client: Any, steps: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
+    """As the ``run`` of kafka-python's manager, and on a producer, too: there the Sender drives the
+    loop, and turns for ever, holding the hub, while somebody else does. Blocks."""
+    if not hasattr(client, "_sender"):
+        _manager_of(client).run(steps, *arguments)
+        return
+    outcome: AsyncResult[None] = AsyncResult()
+
+    async def on_the_loop() -> None:
+        try:
+            await steps(*arguments)
+            outcome.set(None)
+        except Exception as error:
+            outcome.set_exception(error)
+
+    _manager_of(client)._net.call_soon_threadsafe(on_the_loop)
+    outcome.get()
 
 
 async def _connected(manager: Any, node: Any, patience: float) -> None:

@@ -98,6 +98,8 @@ def partitions_of(consumer: Any, topic: str) -> set[int]:
         return set()
     with contextlib.suppress(green.module("kafka.errors").UnknownTopicOrPartitionError):
         manager.run(manager.wait_for, future, METADATA_TIMEOUT)
+        if cluster.partitions_for_topic(topic) is None:  # it was the answer to a request under way, for other topics
+            manager.run(manager.wait_for, cluster.request_update(), METADATA_TIMEOUT)
     if topic in cluster.unauthorized_topics:
         raise green.module("kafka.errors").TopicAuthorizationFailedError({topic})
     return set(cluster.partitions_for_topic(topic) or ())
