@@ -415,8 +415,9 @@ class Config(Section):
     state_dir: str | None = Field(
         None,
         min_length=1,
-        description="A folder for the journal of running messages, which outlives the process; relative to the configuration file. It "
-        "tells which messages ran when the process died.",
+        description="A folder for what outlives the process: the journal of running messages, which tells what ran when it died, and "
+        "the notes of what has finished since the last commit, which does not run again (without it they are in a folder of the user's). "
+        "Relative to the configuration file.",
         examples=["/var/lib/gworkers"],
     )
     poison: Poison = Field(Poison(), description="Messages that kill the process; with `state_dir`.")

@@ -48,6 +48,7 @@ class Partition:
         "in_flight",
         "label",
         "lanes",
+        "mark",
         "number",
         "offsets",
         "paused",
@@ -90,6 +91,7 @@ class Partition:
         self.delay = delay  # seconds after its timestamp before a message may run
         self.waiting = 0  # jobs in ready and in lanes
         self.label = f"{topic}/{number}".encode()  # its name as the journal writes it
+        self.mark = 0  # of this assignment in the notes of what has finished; 0: nothing is noted
         self.suspects: dict[int, Suspect] | None = None  # by offset: what ran when processes died
 
     @property

@@ -19,7 +19,7 @@ fewer than 1,000 unfinished.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 #: Units of metadata that the broker takes (offset.metadata.max.bytes), and what is left for bytes
@@ -67,6 +67,17 @@ class OffsetMap:
 
     end: int
     unfinished: tuple[int, ...]
+
+
+def with_finished(position: int, found: OffsetMap | None, finished: Collection[int]) -> OffsetMap | None:
+    """The map of ``position``'s commit, None where it had none, with further offsets finished."""
+    more = {offset for offset in finished if position <= offset < position + MOST_UNFINISHED}
+    if not more:
+        return found
+    known_end = found.end if found is not None else position
+    end = max(known_end, max(more) + 1)
+    unfinished = [*(found.unfinished if found is not None else ()), *range(known_end, end)]
+    return OffsetMap(end, tuple(offset for offset in unfinished if offset not in more))
 
 
 # -- bits

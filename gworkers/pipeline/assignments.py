@@ -22,6 +22,7 @@ from gworkers.handlers.partition import Partition
 from gworkers.handlers.routes import Route, route_of
 from gworkers.kafka.protocols import Committed, Group, Offsets, TopicPartition
 from gworkers.offsets import offset_map
+from gworkers.offsets.finished import Left, Noting
 from gworkers.pipeline.delivery import Delivery
 from gworkers.pipeline.ledger import Ledger
 
@@ -47,6 +48,7 @@ class Assignments:
         holders: Sequence[Holder],
         delivery: Delivery,
         ledger: Ledger,
+        notes: Noting,
         events: Events,
     ) -> None:
         self._group = group
@@ -55,6 +57,7 @@ class Assignments:
         self._holders = holders
         self._delivery = delivery
         self._ledger = ledger
+        self._notes = notes
         self._events = events
         self._foreign: set[str] = set()  # partitions whose commit's metadata has been said to be none of ours
 
@@ -66,6 +69,7 @@ class Assignments:
         """These are ours from now on. committed: what the group has committed for them. Returns
         those that some route consumes."""
         added = []
+        left = self._notes.left() if committed else Left([])
         for tp in tps:
             route = route_of(self.routes, tp.topic)
             if route is None:
@@ -74,13 +78,19 @@ class Assignments:
             partition = Partition(tp.topic, tp.partition, route, delay=route.delay_of(tp.topic), topic_id=topic_id)
             self.partitions[TopicPartition(tp.topic, tp.partition)] = partition
             if tp in committed:
-                self._begin_at(partition, committed[tp])
+                self._begin_at(partition, committed[tp], left)
+            self._mark(partition, committed.get(tp))
             added.append(partition)
         if added:
             self._events.assigned.send(added)
         return added
 
-    def _begin_at(self, partition: Partition, committed: Committed) -> None:
+    def _mark(self, partition: Partition, committed: Committed | None) -> None:
+        """What finishes of it is noted from now on, as beyond this commit."""
+        offset, metadata = (committed.offset, committed.metadata) if committed is not None else (None, "")
+        partition.mark = self._notes.begin(partition.label, partition.offsets.topic_id, offset, metadata)
+
+    def _begin_at(self, partition: Partition, committed: Committed, left: Left) -> None:
         offsets = partition.offsets
         offsets.next = offsets.end = committed.offset
         partition.committed = offsets.changes
@@ -89,6 +99,10 @@ class Assignments:
         except offset_map.ForeignMetadataError as error:
             self._not_believed(partition, committed.offset, str(error))
             return
+        noted = left.finished(partition.label, offsets.topic_id, committed.offset, committed.metadata)
+        if noted:
+            found = offset_map.with_finished(committed.offset, found, noted)
+            offsets.changes += 1  # the group does not know it yet
         if found is not None:
             offsets.restore(found)
             ahead = found.end - committed.offset - len(found.unfinished)
@@ -136,6 +150,7 @@ class Assignments:
         """These are not ours any more."""
         self.fence(partitions, lost=lost)
         for partition in partitions:
+            self._notes.end(partition.mark)
             self.partitions.pop(TopicPartition(partition.topic, partition.number), None)
         if partitions:
             (self._events.lost if lost else self._events.revoked).send(list(partitions))
@@ -151,9 +166,11 @@ class Assignments:
             partition.offsets.next,
         )
         self.fence([partition])
+        self._notes.end(partition.mark)
         topic_id = self._group.topic_id(partition.topic)
         fresh = Partition(partition.topic, partition.number, partition.route, delay=partition.delay, topic_id=topic_id)
         fresh.offsets.next = offset
+        self._mark(fresh, None)
         self.partitions[TopicPartition(partition.topic, partition.number)] = fresh
         return fresh
 

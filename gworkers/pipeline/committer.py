@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import gevent
+from gevent.event import Event
 
 from gworkers.errors import UnavailableError, one_line
 from gworkers.events import Events
@@ -20,6 +21,7 @@ from gworkers.handlers.partition import Partition
 from gworkers.kafka.errors import Kind, classify
 from gworkers.kafka.protocols import Committed, Group, Offsets, TopicPartition
 from gworkers.loop import Fatal, Loop
+from gworkers.offsets.finished import Noting
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,12 @@ log = logging.getLogger(__name__)
 #: partitions are revoked.
 COMMIT_TIMEOUT = 30.0
 REVOKE_COMMIT_TIMEOUT = 5.0
+#: Between two commits that are wanted at once, in seconds.
+HURRY_INTERVAL = 0.05
+#: The interval while the group has nothing of some partition. Until it has, whoever comes after a
+#: crash knows neither where this process began (with ``auto_offset_reset: latest`` messages would be
+#: passed over) nor what the notes of it are relative to.
+FIRST_INTERVAL = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,13 @@ class Progress:
 
     offsets: Offsets
     reached: list[tuple[Partition, int]]
+
+    def commits(self) -> list[tuple[int, int, str]]:
+        """As notes of what has finished (gworkers.offsets.finished) want them."""
+        return [
+            (partition.mark, committed.offset, committed.metadata)
+            for (partition, _), committed in zip(self.reached, self.offsets.values(), strict=True)
+        ]
 
 
 class OffsetBuilder:
@@ -93,12 +108,20 @@ class Committer:
     assigned, kept by Assignments."""
 
     def __init__(
-        self, group: Group, partitions: Mapping[TopicPartition, Partition], builder: OffsetBuilder, interval: float, fatal: Fatal
+        self,
+        group: Group,
+        partitions: Mapping[TopicPartition, Partition],
+        builder: OffsetBuilder,
+        notes: Noting,
+        interval: float,
+        fatal: Fatal,
     ) -> None:
         self._group = group
         self._partitions = partitions
         self._builder = builder
+        self._notes = notes
         self._interval = interval
+        self._hurry = Event()
         self._loop = Loop("committer", self._run, fatal)
 
     def start(self) -> None:
@@ -114,11 +137,18 @@ class Committer:
 
     def _run(self) -> None:
         while True:
-            gevent.sleep(self._interval)
+            first = not self._partitions or any(partition.committed is None for partition in self._partitions.values())
+            if self._hurry.wait(min(self._interval, FIRST_INTERVAL) if first else self._interval):
+                gevent.sleep(HURRY_INTERVAL)
+                self._hurry.clear()
             error = self._try(COMMIT_TIMEOUT)
             no_right = self._group.no_right(error) if error is not None else None
             if no_right is not None:
                 raise UnavailableError(no_right)
+
+    def hurry(self) -> None:
+        """Commit soon: little room is left for notes. Does not block."""
+        self._hurry.set()
 
     def commit(self, timeout: float) -> bool:
         """Commit what has moved. Blocks; True when the group knows all of it."""
@@ -129,11 +159,14 @@ class Committer:
         progress = self._builder.build(self._partitions.values())
         if not progress.offsets:
             return None
+        commits = progress.commits()
+        self._notes.committing(commits, everything=True)
         try:
             self._group.commit(progress.offsets, timeout)
         except Exception as error:
             self._builder.failed(error)
             return error
+        self._notes.committed(commits, everything=True)
         self._builder.succeeded(progress)
         return None
 
@@ -144,12 +177,15 @@ class Committer:
             progress = self._builder.build(partitions)
             if not progress.offsets:
                 return None
+            commits = progress.commits()
+            self._notes.committing(commits, everything=False)
             try:
                 await self._group.commit_in_rebalance(progress.offsets, REVOKE_COMMIT_TIMEOUT)
             except Exception as error:
                 if self._builder.failed(error):
                     continue
                 return error
+            self._notes.committed(commits, everything=False)
             self._builder.succeeded(progress)
             return None
         return None

@@ -20,6 +20,7 @@ from gworkers.handlers.job import Job, Row
 from gworkers.handlers.partition import Partition
 from gworkers.kafka.protocols import Group, ProducerClient
 from gworkers.loop import Fatal
+from gworkers.offsets.finished import Noting
 from gworkers.pipeline.committer import Committer
 from gworkers.pipeline.ledger import Ledger
 from gworkers.pipeline.producer import Producer
@@ -123,12 +124,14 @@ class AtLeastOnce:
         client: ProducerClient,
         group: Group,
         committer: Committer,
+        notes: Noting,
         scheduler: Scheduler,
         ledger: Ledger,
         events: Events,
         fatal: Fatal,
     ) -> None:
         self._committer = committer
+        self._notes = notes
         self._scheduler = scheduler
         self._ledger = ledger
         self._events = events
@@ -161,10 +164,13 @@ class AtLeastOnce:
     def acknowledged(self, jobs: Sequence[Job]) -> None:
         """All that these jobs had to send is acknowledged: they are settled."""
         finish = self._scheduler.finish
+        finished: list[int] = []
         for job in jobs:
             partition = job.partition
             if partition.active:
                 partition.offsets.finish(job.offset)
+                if partition.mark:
+                    finished.append(partition.mark | job.offset)
                 self.done += 1
                 if job.dead:
                     self._events.dead_lettered.send(job)
@@ -173,6 +179,8 @@ class AtLeastOnce:
                 self._events.fenced.send(job)
             if job.followers:
                 self.acknowledged(job.followers)
+        if finished and self._notes.add(finished):
+            self._committer.hurry()
         self._ledger.release(jobs)
 
     def refused(self, job: Job) -> None:

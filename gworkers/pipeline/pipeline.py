@@ -25,6 +25,7 @@ from gworkers.handlers.routes import Route
 from gworkers.handlers.stacks import Standing, standing
 from gworkers.kafka.protocols import Group, ProducerClient, TopicPartition, TransactionalClient
 from gworkers.loop import Fatal
+from gworkers.offsets.finished import Noting
 from gworkers.pipeline.assignments import Assignments
 from gworkers.pipeline.committer import Committer, OffsetBuilder
 from gworkers.pipeline.consumer import Consumer
@@ -74,6 +75,7 @@ class Pipeline:
         workers: int,
         connections: Connections,
         suspects: Suspicions,
+        notes: Noting,
         fatal: Fatal,
     ) -> None:
         self._started = self._connected_at = time.monotonic()
@@ -84,14 +86,14 @@ class Pipeline:
         self._ledger = ledger = Ledger(config.buffer.messages, config.buffer.bytes)
         self._scheduler = scheduler = Scheduler(idle := Idle())
         pacing = Pacing(routes, config.limits, scheduler, fatal)
-        self._delivery = delivery = _delivery(config, connections, self._partitions, scheduler, ledger, events, fatal)
+        self._delivery = delivery = _delivery(config, connections, self._partitions, notes, scheduler, ledger, events, fatal)
         self._retries = retries = Retries(scheduler, fatal)
         self._outcomes = outcomes = Outcomes(config, delivery, scheduler, retries, ledger, events, fatal)
         self._runner = runner = Runner(executor, scheduler, pacing, outcomes)
         self._quarantine = quarantine = Quarantine(suspects, config.poison.deaths, runner, pacing, outcomes, ledger, events, fatal)
         self._workers = Workers(workers, idle, scheduler, pacing, runner, quarantine, fatal)
         self.time_keeper = TimeKeeper(runner, self._workers, scheduler, ledger, events, fatal, max_stuck=config.max_stuck_handlers)
-        assignments = Assignments(group, self._partitions, routes, (scheduler, retries, quarantine), delivery, ledger, events)
+        assignments = Assignments(group, self._partitions, routes, (scheduler, retries, quarantine), delivery, ledger, notes, events)
         patient = config.delivery == "exactly-once"
         rebalance = Rebalance(group, assignments, delivery, events, grace=config.rebalance.grace, patient=patient)
         self._consumer = Consumer(group, config.kafka.group, assignments, rebalance, scheduler, ledger, fatal)
@@ -237,6 +239,7 @@ def _delivery(
     config: Config,
     connections: Connections,
     partitions: dict[TopicPartition, Partition],
+    notes: Noting,
     scheduler: Scheduler,
     ledger: Ledger,
     events: Events,
@@ -246,5 +249,5 @@ def _delivery(
     if config.delivery == "exactly-once":
         return ExactlyOnce(connections.transactions, group, partitions, config, scheduler, ledger, events, fatal)
     builder = OffsetBuilder(events, with_map=config.commit.map)
-    committer = Committer(group, partitions, builder, config.commit.interval, fatal)
-    return AtLeastOnce(connections.producer, group, committer, scheduler, ledger, events, fatal)
+    committer = Committer(group, partitions, builder, notes, config.commit.interval, fatal)
+    return AtLeastOnce(connections.producer, group, committer, notes, scheduler, ledger, events, fatal)

@@ -52,7 +52,7 @@ class Members:
         name = sha256(f"{group}\0{servers}".encode()).hexdigest()[:16]
         self._paths = [folder / f"member.{name}.{number}" for number in range(MOST)]
         self._file: int | None = None
-        self._boot = _boot()
+        self._boot = boot()
 
     def left_behind(self) -> list[str]:
         """The ids of members whose processes have died on this machine. Each is told once."""
@@ -105,7 +105,8 @@ class Members:
             self._file = None
 
 
-def _boot() -> str:
+def boot() -> str:
+    """Which start of which machine this is; empty where it cannot be told."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return ""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from pathlib import Path
 
 import gevent
 
@@ -30,6 +31,7 @@ from gworkers.kafka.clients import Clients
 from gworkers.kafka.connections import KafkaConnections
 from gworkers.loop import Fatal
 from gworkers.offsets import journal
+from gworkers.offsets.finished import NoNotes, Notes
 from gworkers.offsets.journal import Journal, JournalError, Journaling, NoJournal
 from gworkers.pipeline import quarantine
 from gworkers.pipeline.pipeline import Pipeline
@@ -106,7 +108,9 @@ class Process:
         topics.prepare(loaded, routes, clients)
         loading.run_setup(loaded)
         executor = self._executor(self._journal or NoJournal())
-        self.pipeline = Pipeline(config, routes, executor, workers_for(config), connections, suspects, fatal)
+        self._notes = self._note_what_finishes(loaded)
+        notes = self._notes or NoNotes()
+        self.pipeline = Pipeline(config, routes, executor, workers_for(config), connections, suspects, notes, fatal)
         members, membership = self._members, self.group.membership
         if members is not None:
             self.pipeline.events.joined.subscribe(lambda: members.joined(membership.member_id))
@@ -130,8 +134,7 @@ class Process:
         """Remove members that died on this machine without leaving, and take a place for this one.
         None for a static member, which the group takes back under its name."""
         config = self._config
-        state = loaded.folder / config.state_dir if config.state_dir is not None else None
-        folder = members.folder_of(journal.folder_of(state, config.kafka.group) if state is not None else None)
+        folder = self._folder(loaded)
         if folder is None or config.kafka.group_instance_id is not None:
             return None
         found = Members(folder, servers, config.kafka.group)
@@ -148,6 +151,24 @@ class Process:
                 log.info("members that died on this machine could not be removed, their sessions are waited for: %s", one_line(error))
         found.claim()
         return found
+
+    def _folder(self, loaded: Loaded) -> Path | None:
+        """Where what outlives this process is kept: in the state directory, or a folder of this
+        user's; None where that cannot be had."""
+        config = self._config
+        state = loaded.folder / config.state_dir if config.state_dir is not None else None
+        return members.folder_of(journal.folder_of(state, config.kafka.group) if state is not None else None)
+
+    def _note_what_finishes(self, loaded: Loaded) -> Notes | None:
+        """None with exactly-once, where what is not committed has not happened."""
+        folder, boot = self._folder(loaded), members.boot()
+        if folder is None or not boot or self._config.delivery == "exactly-once":
+            return None
+        try:
+            return Notes(folder, self._config.kafka.group, boot)
+        except OSError as error:
+            log.info("what finishes between two commits is not noted, and would run again after a crash: %s", error)
+            return None
 
     def _executor(self, notes: Journaling) -> Executor:
         return ThreadExecutor(self._config.concurrency, notes) if self._config.executor == "thread" else GreenletExecutor(notes)
@@ -194,6 +215,8 @@ class Process:
             log.warning("closing the connections to Kafka failed: %s: %s", type(error).__name__, error)
         if self._members is not None and committed:
             self._members.left()
+        if self._notes is not None:
+            self._notes.close(settled=committed)
         self.close_journal()
         return committed
 

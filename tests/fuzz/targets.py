@@ -30,7 +30,7 @@ from gworkers.errors import ConfigError
 from gworkers.expressions import Expression
 from gworkers.handlers.job import Job
 from gworkers.kafka import green, producing, reading, unpacking
-from gworkers.offsets import journal, offset_map
+from gworkers.offsets import finished, journal, offset_map
 from gworkers.offsets.suspects import Suspects
 from gworkers.pipeline import retry_topics
 from gworkers.pipeline.dead_letter_store import Letter
@@ -82,6 +82,29 @@ def journals() -> Feed:
         if journal._no_journal(data) is None:
             for span in journal._ran(data):
                 assert 0 <= span.first <= span.last < span.first + journal.MOST_OF_A_BATCH
+
+    return feed
+
+
+def notes() -> Feed:
+    made = finished.Notes(Path(tempfile.mkdtemp(prefix="gworkers-fuzz-")), "group", "boot")
+    marks = [made.begin(b"orders/%d" % number, b"t" * 16, 10, "") for number in range(4)]
+    made.add([mark | offset for mark in marks for offset in range(10, 40, 3)])
+    made.committing([(marks[1], 12, "a")], everything=True)
+    made.add([marks[1] | 2**40])
+    example = bytes(made._bytes)
+    entries = finished.HEAD_BYTES + 5 * finished.ENTRY.size
+    halves = [finished._at(half) * 8 for half in (0, 1)]
+
+    def feed(draw: random.Random) -> None:
+        data = bytearray(example)
+        for begin, end in ((0, entries), *((at, at + 400) for at in halves)):
+            data[begin:end] = of_bytes(draw, [example[begin:end]], end - begin).ljust(end - begin, b"\0")
+        left = finished.Left([memoryview(bytes(data))])
+        for offset, metadata in ((10, ""), (12, "a"), (2**62, "")):
+            found = left.finished(b"orders/1", b"t" * 16, offset, metadata)
+            map_ = offset_map.with_finished(offset, None, found)
+            assert map_ is None or map_.end <= offset + offset_map.MOST_UNFINISHED
 
     return feed
 
@@ -342,6 +365,7 @@ def _targets() -> Iterator[tuple[str, Callable[[], Feed]]]:
     for make in (
         offset_maps,
         journals,
+        notes,
         suspects,
         run_files,
         configurations,
