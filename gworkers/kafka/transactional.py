@@ -19,6 +19,7 @@ from gworkers.kafka import green
 from gworkers.kafka.clients import Clients
 from gworkers.kafka.errors import Kind, classify
 from gworkers.kafka.group import to_kafka
+from gworkers.kafka.late_requests import LateRequests
 from gworkers.kafka.producing import KafkaProducerClient
 from gworkers.kafka.protocols import Offsets
 
@@ -41,6 +42,7 @@ class KafkaTransactionalClient:
         self._id = transactional_id
         self._patience = patience
         self._identity: Any = None  # of the last producer that had one: its id and epoch
+        self._late: LateRequests
         self.producer = self._make()
         self.timeout: float = self._kafka.config["transaction_timeout_ms"] / 1000
         try:
@@ -56,8 +58,9 @@ class KafkaTransactionalClient:
         return self.producer.kafka
 
     def begin(self) -> None:
-        """Open a transaction. Raises kafka-python's errors, as the two below do."""
-        self._kafka.begin_transaction()
+        """Open a transaction. Raises kafka-python's errors, as the two below do. Blocks when a request
+        of the one before may arrive late."""
+        self._late.begin()
 
     def send_offsets(self, offsets: Offsets, generation: Any) -> None:
         """Add offsets to the transaction, for a member of the group (KIP-447). Blocks."""
@@ -70,7 +73,9 @@ class KafkaTransactionalClient:
     def renew(self, age: float) -> KafkaProducerClient:
         """A new producer in place of the old one. ``age``: since when its transaction was open, in
         seconds: when Kafka has given up a transaction because of its age, the epoch has been raised
-        by nobody else. Blocks."""
+        by nobody else. So it is when an InitProducerId of this process may have arrived late. Blocks.
+        """
+        late_init = self._late.init
         identity = self._kafka._transaction_manager.producer_id_and_epoch
         if identity.is_valid:
             self._identity = identity
@@ -79,7 +84,7 @@ class KafkaTransactionalClient:
         try:
             self._init(self._identity)
         except FencedError:
-            if age < self.timeout:
+            if age < self.timeout and not late_init:
                 raise
             self._close()
             self.producer = self._make()
@@ -98,7 +103,9 @@ class KafkaTransactionalClient:
             log.debug("a producer was left to itself: %s", error)
 
     def _make(self) -> KafkaProducerClient:
-        return KafkaProducerClient(self._clients.producer(transactional_id=self._id), self._clients.rights_of_producer(self._id))
+        producer = self._clients.producer(transactional_id=self._id)
+        self._late = LateRequests(producer)
+        return KafkaProducerClient(producer, self._clients.rights_of_producer(self._id))
 
     def _check_version(self) -> None:
         version = self._kafka.config["api_version"]

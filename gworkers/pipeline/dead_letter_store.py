@@ -18,6 +18,7 @@ from gworkers.errors import NoTopicError, UnavailableError
 from gworkers.handlers.job import Job
 from gworkers.kafka import green, options, topics
 from gworkers.kafka.clients import Clients
+from gworkers.kafka.late_requests import LateRequests
 from gworkers.kafka.reading import read_lean
 from gworkers.offsets import offset_map
 from gworkers.offsets.offsets import Offsets
@@ -218,6 +219,7 @@ class DeadLetterStore:
         """
         transactional = not self._clients.embedded
         producer = self._clients.producer(**({"transactional_id": f"{self._group}.{self.topic}"} if transactional else {}))
+        begin = LateRequests(producer).begin if transactional else None
         errors = green.module("kafka.errors")
         count = 0
         try:
@@ -227,12 +229,12 @@ class DeadLetterStore:
             for letter in letters:
                 batch.append(letter)
                 if len(batch) == LETTERS_A_TRANSACTION:
-                    self._send(producer, batch, to, transactional)
+                    self._send(producer, batch, to, begin)
                     count += len(batch)
                     sent(len(batch))
                     batch = []
             if batch:
-                self._send(producer, batch, to, transactional)
+                self._send(producer, batch, to, begin)
                 count += len(batch)
                 sent(len(batch))
         except errors.ProducerFencedError as error:
@@ -247,9 +249,10 @@ class DeadLetterStore:
             producer.close(timeout=10)
         return count
 
-    def _send(self, producer: Any, letters: list[Letter], to: str | None, transactional: bool) -> None:
-        if transactional:
-            producer.begin_transaction()
+    def _send(self, producer: Any, letters: list[Letter], to: str | None, begin: Callable[[], None] | None) -> None:
+        """begin: opens a transaction, None where there are none."""
+        if begin is not None:
+            begin()
         try:
             futures = []
             for letter in letters:
@@ -259,13 +262,13 @@ class DeadLetterStore:
             producer.flush(60)
             for future in futures:
                 future.get(60)
-            if transactional:
+            if begin is not None:
                 producer.send_offsets_to_transaction(self._progress(), self._group)
                 producer.commit_transaction()
             else:
                 self._consumer.commit(self._progress())
         except BaseException:
-            if transactional:
+            if begin is not None:
                 producer.abort_transaction()
             raise
 

@@ -12,7 +12,9 @@ import confluent_kafka
 from confluent_kafka import ElectionType
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from tests.chaos.harness import KEYS, SESSION, UNKNOWN, Round, World
+from tests.chaos import holding
+from tests.chaos.harness import KEYS, RESTART, SESSION, UNKNOWN, Round, World
+from tests.chaos.holding import Holder
 from tests.chaos.judge import Verdict
 from tests.chaos.programs import KILL_POINTS, RELAY
 from tests.support import broker
@@ -26,7 +28,7 @@ LOST = "lost, because Kafka did not hear from this process in time"
 class Fault:
     """kind: its name in tables; brokers: one or three; proxied: servers reach the broker through a
     proxy that can be told to misbehave; any_twice: at-least-once may repeat as many as it causes;
-    transactions: it makes sense with exactly-once alone."""
+    transactions: it makes sense with exactly-once alone; short: a short run tries it, too."""
 
     kind: str
     run: Callable[[Round], Verdict]
@@ -35,6 +37,7 @@ class Fault:
     proxied: bool = False
     any_twice: bool = False
     transactions: bool = False
+    short: bool = True
 
     def __call__(self, world: World, seed: int) -> Verdict:
         """One round."""
@@ -56,12 +59,19 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    kind: str, *, brokers: int = 1, partitions: int = 4, proxied: bool = False, any_twice: bool = False, transactions: bool = False
+    kind: str,
+    *,
+    brokers: int = 1,
+    partitions: int = 4,
+    proxied: bool = False,
+    any_twice: bool = False,
+    transactions: bool = False,
+    short: bool = True,
 ) -> Callable[[Callable[[Round], Verdict]], Callable[[Round], Verdict]]:
     """Makes a function a fault; see Fault."""
 
     def register(run: Callable[[Round], Verdict]) -> Callable[[Round], Verdict]:
-        FAULTS[run.__name__] = Fault(kind, run, brokers, partitions, proxied, any_twice, transactions)
+        FAULTS[run.__name__] = Fault(kind, run, brokers, partitions, proxied, any_twice, transactions, short)
         return run
 
     return register
@@ -442,3 +452,97 @@ def one_after_the_other(this: Round, times: int = 3) -> Verdict:
         return verdict
     finally:
         last.close()
+
+
+def _late(this: Round, kind: int, seconds: float) -> Verdict:
+    """Every third request of one kind is held up, its connection cut, and the request delivered while
+    the next transaction is open."""
+    holder = Holder(kind, draw=this.draw)
+    this.ready(this.start())
+    this.world.proxy.holder = holder
+    with this.load():
+        time.sleep(seconds)
+        this.world.proxy.holder = None
+        this.verdict.faults = holder.settle()
+    return this.finish()
+
+
+@fault("late EndTxn", proxied=True, transactions=True)
+def late_end_txn(this: Round) -> Verdict:
+    return _late(this, holding.END_TXN, 6)
+
+
+@fault("late AddPartitionsToTxn", proxied=True, transactions=True, short=False)
+def late_add_partitions(this: Round) -> Verdict:
+    return _late(this, holding.ADD_PARTITIONS, 6)
+
+
+@fault("late AddOffsetsToTxn", proxied=True, transactions=True, short=False)
+def late_add_offsets(this: Round) -> Verdict:
+    return _late(this, holding.ADD_OFFSETS, 6)
+
+
+@fault("late TxnOffsetCommit", proxied=True, transactions=True)
+def late_offset_commit(this: Round) -> Verdict:
+    return _late(this, holding.TXN_OFFSET_COMMIT, 6)
+
+
+@fault("late Produce", proxied=True, transactions=True, short=False)
+def late_produce(this: Round) -> Verdict:
+    return _late(this, holding.PRODUCE, 6)
+
+
+@fault("late InitProducerId", proxied=True, transactions=True, short=False)
+def late_init(this: Round, times: int = 5) -> Verdict:
+    """Of every second start, and of what raises the epoch."""
+    holder = Holder(holding.INIT_PRODUCER_ID, every=2, draw=this.draw)
+    with this.load():
+        for _ in range(times):
+            this.world.proxy.holder = holder
+            server = this.start("l0")
+            this.ready(server)
+            this.sleep(1.0, 2.0)
+            if server.stop() not in (0, RESTART):
+                this.verdict.notes.append(f"a server ended with {server.process.returncode}")
+        this.world.proxy.holder = None
+        this.verdict.faults = holder.settle()
+        this.ready(this.start("l0"))
+    return this.finish()
+
+
+@fault("late after a restart", proxied=True, transactions=True, short=False)
+def late_after_restart(this: Round, times: int = 4) -> Verdict:
+    """A request is held, its server killed, and the request delivered when the next one works."""
+    kinds = [holding.END_TXN, holding.TXN_OFFSET_COMMIT, holding.ADD_PARTITIONS, holding.PRODUCE]
+    server = this.start("r0")
+    this.ready(server)
+    with this.load():
+        for number in range(times):
+            holder = Holder(kinds[number % len(kinds)], every=1, itself=True, draw=this.draw)
+            this.sleep(0.3, 1.0)
+            this.world.proxy.holder = holder
+            until(lambda: holder.held, 30, "a request to hold")  # noqa: B023
+            this.world.proxy.holder = None
+            server.signal(signal.SIGKILL)
+            server.wait()
+            server = this.start("r0")
+            this.ready(server)
+            this.sleep(0.3, 1.0)
+            this.verdict.faults += holder.settle()
+    return this.finish()
+
+
+@fault("held without a cut", proxied=True, transactions=True, short=False)
+def held_without_cut(this: Round) -> Verdict:
+    """An EndTxn gets no answer, and nobody says why."""
+    holder = Holder(holding.END_TXN, every=20, cut=False, draw=this.draw)
+    this.ready(this.start())
+    with this.load():
+        this.world.proxy.holder = holder
+        this.sleep(12.0, 14.0)
+        this.world.proxy.holder = None
+        this.verdict.faults = holder.settle()
+    verdict = this.finish()
+    if verdict.pause > 8:
+        verdict.notes.append("it stood still for longer than a request may take")
+    return verdict

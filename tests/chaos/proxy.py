@@ -8,6 +8,8 @@ import socket
 import threading
 import time
 
+from tests.chaos.holding import Holder
+
 
 class Proxy:
     """Listens on ``port`` and passes on to ``target``. delay: seconds before each piece is passed
@@ -19,6 +21,7 @@ class Proxy:
         self.target = 0
         self.delay = 0.0
         self.frozen = False
+        self.holder: Holder | None = None
         self._open: set[socket.socket] = set()
         self._closed = False
         self._guard = threading.Lock()
@@ -34,7 +37,7 @@ class Proxy:
 
     def behave(self) -> None:
         """Pass everything on at once again."""
-        self.delay, self.frozen = 0.0, False
+        self.delay, self.frozen, self.holder = 0.0, False, None
 
     def close(self) -> None:
         self._closed = True
@@ -57,6 +60,8 @@ class Proxy:
             return
         with self._guard:
             self._open |= {near, far}
+        kept = False  # the connection to the broker is a held request's
+        request = b""  # the beginning of one
         try:
             while True:
                 ready, _, _ = select.select([near, far], [], [], 0.2)
@@ -69,11 +74,44 @@ class Proxy:
                         return
                     if self.delay:
                         time.sleep(self.delay)
-                    (far if one is near else near).sendall(data)
+                    if one is far:
+                        near.sendall(data)
+                        continue
+                    requests, request = _whole(request + data)
+                    for whole in requests:
+                        holder = self.holder
+                        if holder is None or holder.passes(whole, far):
+                            far.sendall(whole)
+                            continue
+                        kept = True
+                        if not holder.cut:
+                            self._wait_for_the_client(near)
+                        return
         except (OSError, ValueError):
             pass
         finally:
             with self._guard:
                 self._open -= {near, far}
+            if kept:
+                with contextlib.suppress(OSError):
+                    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            else:
+                far.close()
             near.close()
-            far.close()
+
+    @staticmethod
+    def _wait_for_the_client(near: socket.socket) -> None:
+        """Until it gives the connection up; what it says is lost."""
+        with contextlib.suppress(OSError):
+            while near.recv(65536):
+                pass
+
+
+def _whole(data: bytes) -> tuple[list[bytes], bytes]:
+    """The requests that are there, and the beginning of the next."""
+    found = []
+    while len(data) >= 4 and len(data) >= 4 + int.from_bytes(data[:4], "big"):
+        size = 4 + int.from_bytes(data[:4], "big")
+        found.append(data[:size])
+        data = data[size:]
+    return found, data
