@@ -21,21 +21,26 @@ from gworkers.kafka import green
 
 log = logging.getLogger(__name__)
 
-#: After so long without an answer a request is sent again, in milliseconds. kafka-python waits
-#: request_timeout_ms, 30 s, and then gives the producer up.
+#: After so long without an answer a request is sent again, in milliseconds, and after this part of the
+#: time that a transaction may take: a commit that is sent again later finds it given up. kafka-python
+#: waits request_timeout_ms, 30 s, and then gives the producer up.
 ANSWER_MS = 5_000
+PART_OF_TRANSACTION = 3
 
 #: What a late one of these can do harm to.
 OF_TRANSACTIONS = ("EndTxnRequest", "AddPartitionsToTxnRequest", "AddOffsetsToTxnRequest", "TxnOffsetCommitRequest")
 
 
 class LateRequests:
-    """Of one transactional KafkaProducer. possible: a request may arrive late; init: an
-    InitProducerId may, which ends whatever transaction is open and shuts this producer out."""
+    """Of one transactional KafkaProducer. possible: a request may arrive late; inits: so many
+    InitProducerIds may, each of which ends whatever transaction is open and shuts out whoever has it.
+    """
 
-    def __init__(self, producer: Any) -> None:
+    def __init__(self, producer: Any, inits: int = 0) -> None:
         self._producer = producer
-        self.possible = self.init = False
+        self.possible = False
+        self.inits = inits  # those of earlier producers of this process included
+        self._answer_ms = min(ANSWER_MS, producer.config["transaction_timeout_ms"] // PART_OF_TRANSACTION)
         requests = green.module("kafka.protocol.producer")
         self._watched = tuple(getattr(requests, name) for name in (*OF_TRANSACTIONS, "InitProducerIdRequest"))
         self._init = requests.InitProducerIdRequest
@@ -59,13 +64,13 @@ class LateRequests:
             again = not isinstance(error, self._errors.UnsupportedVersionError)
             answered.failure(self._errors.KafkaConnectionError(str(error)) if again else error)
 
-        self._manager.send(request, node_id=node_id, request_timeout_ms=ANSWER_MS).add_callback(answered.success).add_errback(failed)
+        self._manager.send(request, node_id=node_id, request_timeout_ms=self._answer_ms).add_callback(answered.success).add_errback(failed)
         return answered
 
     def _unanswered(self, request: Any, error: Any) -> None:
         log.debug("%s was not answered, and may arrive late: %s", type(request).__name__, error)
         self.possible = True
-        self.init = self.init or isinstance(request, self._init)
+        self.inits += isinstance(request, self._init)
 
     def raise_epoch(self) -> None:
         """Between two transactions: shut out what may arrive late. Blocks. Raises kafka-python's

@@ -42,7 +42,6 @@ class KafkaTransactionalClient:
         self._id = transactional_id
         self._patience = patience
         self._identity: Any = None  # of the last producer that had one: its id and epoch
-        self._late: LateRequests
         self.producer = self._make()
         self.timeout: float = self._kafka.config["transaction_timeout_ms"] / 1000
         try:
@@ -75,19 +74,20 @@ class KafkaTransactionalClient:
         seconds: when Kafka has given up a transaction because of its age, the epoch has been raised
         by nobody else. So it is when an InitProducerId of this process may have arrived late. Blocks.
         """
-        late_init = self._late.init
         identity = self._kafka._transaction_manager.producer_id_and_epoch
         if identity.is_valid:
             self._identity = identity
         self._close()
-        self.producer = self._make()
+        self.producer = self._make(self._late.inits)
         try:
             self._init(self._identity)
         except FencedError:
-            if age < self.timeout and not late_init:
-                raise
+            if age < self.timeout:
+                if not self._late.inits:
+                    raise
+                self._late.inits -= 1
             self._close()
-            self.producer = self._make()
+            self.producer = self._make(self._late.inits)
             self._init(None)
         return self.producer
 
@@ -102,9 +102,9 @@ class KafkaTransactionalClient:
         except Exception as error:
             log.debug("a producer was left to itself: %s", error)
 
-    def _make(self) -> KafkaProducerClient:
+    def _make(self, late_inits: int = 0) -> KafkaProducerClient:
         producer = self._clients.producer(transactional_id=self._id)
-        self._late = LateRequests(producer)
+        self._late = LateRequests(producer, late_inits)
         return KafkaProducerClient(producer, self._clients.rights_of_producer(self._id))
 
     def _check_version(self) -> None:
@@ -149,7 +149,7 @@ class KafkaTransactionalClient:
     def fenced(self) -> FencedError:
         return FencedError(
             f"another process has taken over the transactions of this one ({self._id}), and this one is out; give each process an "
-            "instance of its own, with %(host)s or a variable"
+            "instance of its own, with %(host)s or a variable (where each has one, a request of an earlier process has arrived late)"
         )
 
     def _sentence(self, error: Exception) -> UnavailableError:

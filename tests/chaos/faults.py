@@ -20,6 +20,8 @@ from tests.chaos.programs import KILL_POINTS, RELAY
 from tests.support import broker
 from tests.support.servers import Running, create_topic, until
 
+#: The status of one whose place another has taken.
+FENCED = 69
 #: What a server says when its group has given it up.
 LOST = "lost, because Kafka did not hear from this process in time"
 
@@ -494,7 +496,8 @@ def late_produce(this: Round) -> Verdict:
 
 @fault("late InitProducerId", proxied=True, transactions=True, short=False)
 def late_init(this: Round, times: int = 5) -> Verdict:
-    """Of every second start, and of what raises the epoch."""
+    """Of every second start, and of what raises the epoch. One of an earlier process cannot be told
+    from another process's."""
     holder = Holder(holding.INIT_PRODUCER_ID, every=2, draw=this.draw)
     with this.load():
         for _ in range(times):
@@ -502,7 +505,7 @@ def late_init(this: Round, times: int = 5) -> Verdict:
             server = this.start("l0")
             this.ready(server)
             this.sleep(1.0, 2.0)
-            if server.stop() not in (0, RESTART):
+            if server.stop() not in (0, RESTART, FENCED):
                 this.verdict.notes.append(f"a server ended with {server.process.returncode}")
         this.world.proxy.holder = None
         this.verdict.faults = holder.settle()
