@@ -95,6 +95,11 @@ class KafkaGroup:
         highwater: int | None = state.highwater if state is not None else None
         return highwater
 
+    def reset(self, tp: TopicPartition) -> None:
+        theirs = self._their(tp)
+        if theirs in self._consumer._subscription.assignment:
+            self._consumer._subscription.request_offset_reset(theirs)
+
     def beginning(self, tp: TopicPartition) -> int:
         theirs = self._their(tp)
         offset: int = self._consumer.beginning_offsets([theirs])[theirs]

@@ -131,6 +131,10 @@ class Group(Protocol):
         """The 16 bytes that tell this topic from others of its name; None while they are not known.
         Never waits."""
 
+    def reset(self, tp: TopicPartition) -> None:
+        """Read a partition on from where ``auto_offset_reset`` says, whatever the group has committed.
+        Never waits."""
+
     def beginning(self, tp: TopicPartition) -> int:
         """The offset of the first message that is there. Blocks."""
 

@@ -59,6 +59,7 @@ class Assignments:
         self._ledger = ledger
         self._notes = notes
         self._events = events
+        self._topic_ids: dict[TopicPartition, bytes] = {}  # of the topic whose partition this was when it was last ours
         self._foreign: set[str] = set()  # partitions whose commit's metadata has been said to be none of ours
 
     def of(self, tps: Iterable[TopicPartition]) -> list[Partition]:
@@ -77,13 +78,46 @@ class Assignments:
             topic_id = self._group.topic_id(tp.topic)
             partition = Partition(tp.topic, tp.partition, route, delay=route.delay_of(tp.topic), topic_id=topic_id)
             self.partitions[TopicPartition(tp.topic, tp.partition)] = partition
-            if tp in committed:
-                self._begin_at(partition, committed[tp], left)
-            self._mark(partition, committed.get(tp))
+            found, anew = committed.get(tp), self._made_anew(tp, topic_id)
+            if found is not None and anew:
+                log.warning(
+                    "%s: the topic was deleted and made anew, and the group's commit of offset %d is of the topic before; "
+                    "it begins where auto_offset_reset says",
+                    partition.name,
+                    found.offset,
+                )
+                self._group.reset(tp)
+                found = None
+            if found is not None:
+                self._begin_at(partition, found, left)
+            self._mark(partition, found)
             added.append(partition)
         if added:
             self._events.assigned.send(added)
         return added
+
+    def _made_anew(self, tp: TopicPartition, topic_id: bytes | None) -> bool:
+        """Whether another topic had this name when the partition was last ours. A commit that was
+        under way when that was deleted is the group's, and of no use."""
+        if topic_id is None:
+            return False
+        before = self._topic_ids.get(tp)
+        self._topic_ids[tp] = topic_id
+        return before is not None and before != topic_id
+
+    def look_for_topics_made_anew(self) -> None:
+        """Begin the partitions anew whose topic is another one now: reading would go on at the offset
+        that it had come to in the one before."""
+        for tp, partition in list(self.partitions.items()):
+            topic_id = self._group.topic_id(tp.topic)
+            if topic_id is None or not partition.active or partition.closing:
+                continue
+            if partition.offsets.topic_id is None:
+                partition.offsets.topic_id = topic_id
+            elif partition.offsets.topic_id != topic_id:
+                self._topic_ids[tp] = topic_id
+                self.begin_anew(partition, None)
+                self._group.reset(tp)
 
     def _mark(self, partition: Partition, committed: Committed | None) -> None:
         """What finishes of it is noted from now on, as beyond this commit."""
@@ -155,14 +189,14 @@ class Assignments:
         if partitions:
             (self._events.lost if lost else self._events.revoked).send(list(partitions))
 
-    def begin_anew(self, partition: Partition, offset: int) -> Partition:
+    def begin_anew(self, partition: Partition, offset: int | None) -> Partition:
         """A partition that goes on before where it was: another Partition takes its place, which
-        begins at ``offset``."""
+        begins at ``offset``; None: with the next message that comes."""
         log.warning(
-            "%s goes on at offset %d, before %s where it was: the topic was deleted and made anew, or the group's offsets were reset; "
+            "%s goes on at %s, and not at %s where it was: the topic was deleted and made anew, or the group's offsets were reset; "
             "what was known of finished messages is dropped",
             partition.name,
-            offset,
+            "its beginning" if offset is None else f"offset {offset}",
             partition.offsets.next,
         )
         self.fence([partition])

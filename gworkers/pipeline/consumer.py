@@ -44,6 +44,8 @@ POLL_WAIT_MS = 500
 #: How long to wait between polls when all partitions are paused, and after a poll that failed, in
 #: seconds.
 FULL_WAIT = 0.1
+#: Between two looks whether a topic was made anew, in seconds.
+LOOK_INTERVAL = 1.0
 FAILED_WAIT = 1.0
 
 FENCED = (
@@ -80,7 +82,7 @@ class Consumer:
         self._trouble: Kind | str | None = None  # what has been said of polls that fail
         self.polled = 0  # messages read
         self.skipped = 0  # messages read again that a restored map knew to be finished
-        self.last_poll = time.monotonic()
+        self._looked = self.last_poll = time.monotonic()
         self.last_message = time.monotonic()
 
     # -- life
@@ -125,6 +127,9 @@ class Consumer:
             most = 0 if self._draining else self._shares.decide(partitions.values(), POLL_MESSAGES)
             paused = {tp for tp, partition in partitions.items() if partition.paused or partition.held or self._draining}
             self._group.pause_only(paused)
+            if time.monotonic() - self._looked > LOOK_INTERVAL:
+                self._looked = time.monotonic()
+                self._assignments.look_for_topics_made_anew()
             found = self._poll_once(most or 1, (POLL_WAIT_PAUSED_MS if paused else POLL_WAIT_MS) if most else 0)
             if found:
                 self._feed(found)
