@@ -70,6 +70,8 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
     status = server.run()
     if server.begin_anew and status in (Exit.OK, Exit.UNSETTLED):
         _begin_anew("gworkers")
+    if server.log_held:  # Python's own end waits for it
+        os._exit(status)
     end_within(server.grace_left, status)
     return status
 

@@ -50,6 +50,9 @@ class Executor(Protocol):
 
     def run(self, block: Block) -> None: ...
 
+    def may_interrupt(self, limit: TimeLimit) -> bool:
+        """Whether the handler stands where an exception does no harm."""
+
     def interrupt(self, block: Block, limit: TimeLimit) -> None:
         """Have HandlerTimeout raised in the handler that runs."""
 
@@ -101,6 +104,9 @@ class ThreadExecutor:
         block.waiter = gevent.getcurrent()
         self._inbox.put(block)
         self._hub.switch()
+
+    def may_interrupt(self, limit: TimeLimit) -> bool:
+        return limit.safe()
 
     def interrupt(self, block: Block, limit: TimeLimit) -> None:
         limit.interrupt()
@@ -181,6 +187,9 @@ class GreenletExecutor:
         if now - self._last_turn > HUB_TURN:  # handlers that never wait would starve the hub
             gevent.sleep(0)
             self._last_turn = time.perf_counter()
+
+    def may_interrupt(self, limit: TimeLimit) -> bool:
+        return True  # it is raised where the greenlet waits
 
     def interrupt(self, block: Block, limit: TimeLimit) -> None:
         limit.interrupted()

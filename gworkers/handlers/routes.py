@@ -82,7 +82,7 @@ class Route:
     def measured(self, busy: float, count: int) -> None:
         """Note that ``count`` messages took ``busy`` seconds, and choose how many the next hop
         takes along."""
-        if not count:  # all of the block was taken back before it began
+        if not count or busy <= 0:  # all of the block was taken back before it began, or an interrupt hit its clock
             return
         each = busy / count
         self.handler_time = time = each if not self.handler_time else self.handler_time + 0.2 * (each - self.handler_time)

@@ -12,6 +12,11 @@ moment. Without a lock between the hub and the thread:
 3. a thread that finds no token at the end waits until the exception has been sent, and clears it
    where it has not been raised yet.
 
+An exception between a lock's ``acquire()`` and the ``try`` behind it leaves the lock taken for good,
+of logging or of a pool as well. So a thread is interrupted only where it stands in no such place
+(``holds_locks``); until then it is looked at again and again. What remains is a lock that the
+handler's own function takes and gives back outside of a ``with`` statement.
+
 The same way, with a second token, is decided who speaks for a handler that was interrupted: the
 thread when it ends after all, or the hub when it gives the thread up.
 """
@@ -23,6 +28,7 @@ import sys
 import time
 import traceback
 from collections import deque
+from types import FrameType
 
 import gevent.monkey
 
@@ -36,7 +42,56 @@ _ident = gevent.monkey.get_original("_thread", "get_ident")
 _sleep = gevent.monkey.get_original("time", "sleep")
 _set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_exception.argtypes = (ctypes.c_ulong, ctypes.py_object)
+#: Who calls handlers: below them a thread's stack is not the handler's.
+_CALLERS = ("gworkers.handlers.routes", "gworkers.handlers.batches")
 _NO_EXCEPTION = ctypes.py_object()  # a null pointer
+
+
+#: Modules that take and give back locks outside of a ``with`` statement, by the beginnings of their
+#: names, and those of pools, by a part of it.
+_TAKE_LOCKS = (
+    "threading",
+    "queue",
+    "_weakrefset",
+    "weakref",
+    "contextlib",
+    "concurrent.futures",
+    "multiprocessing",
+    "asyncio",
+    "importlib",
+    "_frozen_importlib",
+)
+_POOLS = frozenset(
+    ("pool", "pools", "pooling", "connectionpool", "connection_pool", "queue", "locks", "synchronization", "_synchronization")
+)
+#: Functions that do, whosever they are.
+_BY_NAME = frozenset(("__enter__", "__exit__", "__del__", "acquire", "release", "_acquire", "_release", "getconn", "putconn"))
+
+
+def holds_locks(frame: FrameType | None) -> bool:
+    """Whether a thread that stands in ``frame`` may have taken a lock that an exception would leave
+    taken. The innermost two frames are looked at, and for ``logging``, which calls other code while
+    it holds locks, all of them."""
+    depth = 0
+    while frame is not None:
+        module, caller = _module_of(frame), frame.f_back
+        if module in _CALLERS or (caller is not None and _module_of(caller) in _CALLERS):
+            return False  # the handler's own function, whatever its module is called
+        if module == "logging" or module.startswith("logging."):
+            return True
+        if depth < 2 and (
+            frame.f_code.co_name in _BY_NAME
+            or any(module == name or module.startswith(f"{name}.") for name in _TAKE_LOCKS)
+            or not _POOLS.isdisjoint(module.split("."))
+        ):
+            return True
+        depth += 1
+        frame = caller
+    return False
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
 
 
 class TimeLimit:
@@ -89,6 +144,11 @@ class TimeLimit:
             return False
         self._began.append(now)  # the thread has begun another one between the two looks: that is not late
         return False
+
+    def safe(self) -> bool:
+        """Whether the thread stands where an exception leaves no lock taken. It may move on meanwhile:
+        into a function, at whose beginning the exception is raised then."""
+        return not holds_locks(sys._current_frames().get(self.ident))
 
     def interrupt(self) -> None:
         """Raise HandlerTimeout on the thread, at its next bytecode."""

@@ -3,7 +3,8 @@ is stuck.
 
 1. A block whose job turns out to be slow is broken up: what has not begun goes back to the
    scheduler, what has finished is passed on.
-2. A handler that is over its route's timeout is interrupted (gworkers.handlers.time_limits).
+2. A handler that is over its route's timeout is interrupted (gworkers.handlers.time_limits), as soon
+   as it stands where that leaves no lock taken.
 3. One that has not ended INTERRUPT_GRACE later is given up: its message has failed, its thread is
    replaced. With too many of these the process ends, so that its supervisor starts it anew.
 """
@@ -79,15 +80,21 @@ class TimeKeeper:
         now = time.monotonic()
         for block in list(self._runner.blocks):
             timeout, slot = block.route.timeout, block.slot
-            if timeout is None or slot is None or slot.time_limit is None or slot.deadline is None:
+            limit, deadline = (slot.time_limit, slot.deadline) if slot is not None else (None, None)
+            if timeout is None or slot is None or limit is None or deadline is None or now <= deadline:
                 continue
-            if slot.time_limit.late(timeout, now):
+            hopeless = now > deadline + INTERRUPT_GRACE
+            if not self._runner.executor.may_interrupt(limit):  # the next look may find it elsewhere
+                if hopeless and limit.late(timeout, now):
+                    limit.interrupted()
+            elif limit.late(timeout, now):
                 job = slot.job
-                self._runner.executor.interrupt(block, slot.time_limit)
+                self._runner.executor.interrupt(block, limit)
                 if job is not None:
                     log.warning("%s and is interrupted", over_limit(timeout), extra=log_context.about(job))
-            elif now > slot.deadline + INTERRUPT_GRACE and slot.time_limit.give_up():
-                self._give_up(block, slot, now - slot.deadline + timeout)
+                continue
+            if hopeless and limit.give_up():
+                self._give_up(block, slot, now - deadline + timeout)
 
     def _give_up(self, block: Block, slot: Slot, age: float) -> None:
         job, limit, executor = slot.job, slot.time_limit, self._runner.executor

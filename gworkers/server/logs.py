@@ -13,6 +13,7 @@ from typing import Any
 
 from gworkers import log_context
 from gworkers.config import schema
+from gworkers.server import hub_log
 from gworkers.text import ERROR_SHOWN, safe_json, safe_lines, shortened
 
 #: kafka-python says the same trouble many times a second; what a user must know of it, gworkers
@@ -21,6 +22,9 @@ QUIET = {"kafka": logging.CRITICAL}
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "gworkers", "taskName"}
 
+
+#: Seconds after which the log is taken for held by something.
+WRITTEN_WITHIN = 1.0
 
 #: The most characters of one message and of one stack trace that are written.
 MESSAGE_SHOWN = 64_000
@@ -109,6 +113,7 @@ def enable() -> None:
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and (name == "gworkers" or name.startswith("gworkers.")):
             logger.disabled = False
+    hub_log.take_over()
 
 
 def last_words(text: str) -> None:
@@ -117,7 +122,7 @@ def last_words(text: str) -> None:
     logger = logging.getLogger("gworkers")
     for line in text.split("\n"):
         logger.error("%s", line)
-    if not _heard(logger):
+    if not _heard(logger) or not hub_log.written(WRITTEN_WITHIN):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.write("".join(f"gworkers: {line}\n" for line in text.split("\n")))
             sys.stderr.flush()

@@ -29,6 +29,7 @@ from gworkers.handlers import loading
 from gworkers.handlers.routes import Route
 from gworkers.kafka import embedded, options, versions
 from gworkers.server import limits, logs
+from gworkers.server.hub_log import HubLog
 from gworkers.server.process import Process, check_executor
 from gworkers.server.progress import Progress
 from gworkers.server.watch import Watch
@@ -64,6 +65,8 @@ class Server:
         self._stop_asked = Event()
         self._error: BaseException | None = None
         self._signals = Signals(self)
+        self._hub_log = HubLog()
+        self.log_held = False  # something holds the log: whoever waits for it at the end waits for ever
         self._asked = 0
         self._at_once = self._quiet = False
         self._stop_began: float | None = None
@@ -78,6 +81,14 @@ class Server:
         """Serve until asked to stop. Returns the exit status; errors are logged as sentences, not
         raised. Blocks."""
         logs.configure(self._config.logging)
+        if self._config.executor == "thread":
+            self._hub_log.start()
+        try:
+            return self._serve()
+        finally:
+            self.log_held = not self._hub_log.stop(logs.WRITTEN_WITHIN)
+
+    def _serve(self) -> int:
         unsettled, committed = 0, True
         try:
             with stopped_by_signals():
@@ -195,6 +206,7 @@ class Server:
             self._forget()
             if self.process is not None:
                 self.process.close_journal()
+            self._hub_log.flush(logs.WRITTEN_WITHIN)
             os._exit(Exit.UNSETTLED)
         log.info("%s: draining for up to %s", name, format_duration(self._config.shutdown.grace))
         self._stop_asked.set()

@@ -20,10 +20,14 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import gevent
+import gevent.monkey
 
 from gworkers.errors import StopAsked
+from gworkers.server import hub_log
 
 log = logging.getLogger("gworkers")
+
+_start = gevent.monkey.get_original("_thread", "start_new_thread")
 
 #: What asks a server to stop.
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -111,7 +115,15 @@ class Signals:
 
 
 def open_logs_anew() -> None:
-    """For logrotate: every log file that was moved is made anew."""
+    """For logrotate: every log file that was moved is made anew. The hub takes no lock of a logging
+    handler where handlers of messages may hold it for good."""
+    if hub_log.active():
+        _start(_open_anew, ())
+    else:
+        _open_anew()
+
+
+def _open_anew() -> None:
     loggers = [logging.getLogger(), *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger))]
     count = 0
     for handler in {handler for logger in loggers for handler in logger.handlers if isinstance(handler, logging.FileHandler)}:

@@ -172,3 +172,82 @@ def test_what_holds_the_hub_for_a_moment_is_told_with_its_line(real_kafka: str, 
     server = start(config, app=COMPUTES)
     server.says(r"held \d+ times? for more than 0\.1 s, once for 0\.\d\d s by the handler of route main, at \S+app\.py:[56] in handle")
     assert server.stop() == 0
+
+
+LOCKS = """
+import concurrent.futures, contextlib, logging, queue, random, threading, time
+log = logging.getLogger("shop")
+connections = queue.Queue()
+for number in range(20):
+    connections.put(number)
+room = threading.BoundedSemaphore(20)
+guard = threading.Condition()
+others = concurrent.futures.ThreadPoolExecutor(8)
+@contextlib.contextmanager
+def connection():
+    found = connections.get()
+    try:
+        yield found
+    finally:
+        connections.put(found)
+def work():
+    for number in range(random.randrange(1, 40)):
+        time.sleep(0.001)
+        sum(range(200))
+def handle(value):
+    kind = value.split()[0]
+    if kind == "logs":
+        for number in range(30): log.info("line %d", number)
+    if kind == "pools":
+        with connection(): work()
+    if kind == "room":
+        with room: work()
+    if kind == "guard":
+        with guard:
+            guard.notify()
+            work()
+    if kind == "others":
+        others.submit(work).result()
+    if kind == "locks":
+        free = room.acquire(blocking=False) and guard.acquire(blocking=False)
+        return f"{connections.qsize()} {free}"
+    return value
+"""
+
+
+@pytest.mark.parametrize("kind", ["logs", "pools", "room", "guard", "others"])
+def test_an_interrupt_leaves_no_lock_taken(kafka_servers: str, source: str, output: str, start: Any, kind: str) -> None:
+    """Of logging, of pools and of others; and the hub waits for none."""
+    dead = create_topic(kafka_servers, unique("dead"))
+    count = 1500
+    produce(kafka_servers, source, ((None, f"{kind} {n}".encode()) for n in range(count)))
+    config = configuration(
+        kafka_servers,
+        "app:handle",
+        source,
+        output,
+        decode="text",
+        encode="text",
+        concurrency=64,
+        timeout="20ms",
+        dead_letter=dead,
+        retry={"attempts": 1},
+    )
+    server = start(config, app=LOCKS)
+    until(lambda: len(consume(kafka_servers, output)) + len(consume(kafka_servers, dead)) == count, 90, "all of them")
+    assert consume(kafka_servers, dead) or kind in ("logs", "others"), "nothing was interrupted: the test says nothing"
+    produce(kafka_servers, source, [(None, b"locks")])
+    until(lambda: len(consume(kafka_servers, output)) + len(consume(kafka_servers, dead)) == count + 1, what="the last one")
+    assert b"20 True" in {m.value() for m in consume(kafka_servers, output)}
+    assert server.stop() == 0, server.log[-3000:]
+
+
+def test_a_handler_that_waits_for_a_lock_for_good_is_given_up(kafka_servers: str, source: str, output: str, start: Any) -> None:
+    app = "import queue\nnothing = queue.Queue()\ndef handle(value):\n    return nothing.get() if value.startswith('waits') else value\n"
+    dead = create_topic(kafka_servers, unique("dead"))
+    produce(kafka_servers, source, ((None, word.encode()) for word in ("waits", *(f"good {n}" for n in range(50)))))
+    options = {"decode": "text", "encode": "text", "concurrency": 4, "timeout": "200ms", "dead_letter": dead, "retry": {"attempts": 1}}
+    server = start(configuration(kafka_servers, "app:handle", source, output, **options), app=app)
+    until(lambda: len(consume(kafka_servers, output)) == 50 and len(consume(kafka_servers, dead)) == 1, 30, "all of it")
+    assert "was told to end and has not; its thread is given up and replaced" in server.log
+    assert server.stop() == 0, server.log

@@ -42,7 +42,7 @@ def test_every_message_of_the_new_topic_is_handled(real_kafka: str, output: str,
         values = [b"%d-%d" % (life, n) for n in range(60 * (life + 1))]  # more each time: the old place is within the new log
         wanted.update(values)
         produce(real_kafka, source, ((None, value) for value in values))
-        until(lambda: wanted.keys() == {m.value() for m in consume(real_kafka, output)}, 40, "everything")  # noqa: B023
+        until(lambda: wanted.keys() == {m.value() for m in consume(real_kafka, output)}, 40, "everything")
         make_anew(real_kafka, source, draw.choice((0, 0, 0.5)))
     assert server.stop() == 0, server.log
     assert "Traceback" not in server.log
