@@ -115,7 +115,9 @@ class App(Section):
     """The application: where its modules are, and what is run before the first message."""
 
     path: str = Field(".", description="Put first on `sys.path`; relative to the configuration file.", examples=["../src"])
-    setup: DottedPath | None = Field(None, description="Run once a process, before the first poll.", examples=["shop.boot:setup"])
+    setup: DottedPath | None = Field(
+        None, description="Run once a process, before the routes' modules are imported.", examples=["shop.boot:setup"]
+    )
 
 
 class Retry(Section):

@@ -9,6 +9,7 @@ handed to the handler again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from types import GeneratorType
 from typing import Any
 
@@ -70,6 +71,9 @@ def compile_batch(
     makes any error fit to be kept."""
 
     def handle(jobs: list[Job]) -> list[Job]:
+        return Context().run(in_context, jobs)
+
+    def in_context(jobs: list[Job]) -> list[Job]:
         handed, values = [], []
         for job in jobs:
             if job.rows is not None or job.error is not None:

@@ -24,7 +24,11 @@ from gworkers.handlers.routes import Route, compile_route
 
 
 class ImportProblem(Exception):
-    """Why a dotted path leads to no callable."""
+    """Why a dotted path leads to no callable. raised: the module is there, and fails."""
+
+    def __init__(self, text: str, *, raised: bool = False) -> None:
+        super().__init__(text)
+        self.raised = raised
 
 
 def put_on_path(loaded: Loaded) -> None:
@@ -51,7 +55,8 @@ def resolve(path: str) -> Any:
         if isinstance(error, (KeyboardInterrupt, StopAsked)):
             raise
         told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise ImportProblem(f"the module {module_name} fails while being imported, at {_at(error, module_name)}: {told}") from None
+        failed = f"the module {module_name} fails while being imported, at {_at(error, module_name)}: {told}"
+        raise ImportProblem(failed, raised=True) from None
     value: Any = module
     for attribute in attributes.split("."):
         if not hasattr(value, attribute):
@@ -151,24 +156,38 @@ def _unpatched(loaded: Loaded, problems: list[Problem]) -> Iterator[None]:
         problems.append(Problem(loaded.document.where(("executor",)), "executor", text))
 
 
-def load_routes(loaded: Loaded) -> list[Route]:
-    """The routes with everything they name imported. Raises ConfigError with every problem found."""
+def load_routes(loaded: Loaded, *, begin: bool = False) -> list[Route]:
+    """The routes with everything they name imported. Raises ConfigError with every problem found.
+
+    begin: for a server, ``app.setup`` is called before, because what is imported may need it (models
+    of Django do). Otherwise it is called only when an import fails without it.
+    """
     put_on_path(loaded)
     problems: list[Problem] = []
     with _unpatched(loaded, problems):
-        found = _load(loaded, problems)
+        if begin:
+            _run_setup(loaded)
+        found, fails = _load(loaded, problems)
+        if fails and not begin and loaded.config.app.setup is not None:
+            _run_setup(loaded)
+            problems.clear()
+            found, _ = _load(loaded, problems)
     if problems:
         raise ConfigError(*problems)
     return found
 
 
-def _load(loaded: Loaded, problems: list[Problem]) -> list[Route]:
-    """What load_routes does, with the problems that are found put into ``problems``."""
+def _load(loaded: Loaded, problems: list[Problem]) -> tuple[list[Route], bool]:
+    """What load_routes does, with the problems that are found put into ``problems``; and whether some
+    module failed while it was imported."""
+    fails = False
 
     def find(kind: Callable[[str], Any], path: str, *key: str | int) -> Any:
+        nonlocal fails
         try:
             return kind(path)
         except ImportProblem as error:
+            fails = fails or error.raised
             where: KeyPath = key
             problems.append(Problem(loaded.document.where(where), dotted(where), str(error)))
             return None
@@ -184,16 +203,21 @@ def _load(loaded: Loaded, problems: list[Problem]) -> list[Route]:
             found.append(compile_route(name, config, handler, decoder, encode, only=only, never=never))
     if loaded.config.app.setup is not None:
         find(_callable, loaded.config.app.setup, "app", "setup")
-    return found
+    return found, fails
 
 
-def run_setup(loaded: Loaded) -> None:
+def _run_setup(loaded: Loaded) -> None:
     """Call ``app.setup``. Raises ConfigError with the user's line when it fails."""
-    if loaded.config.app.setup is None:
-        return
     path = loaded.config.app.setup
+    if path is None:
+        return
+    where = loaded.document.where(("app", "setup"))
     try:
-        _callable(path)()
+        setup = _callable(path)
+    except ImportProblem as error:
+        raise ConfigError(Problem(where, "app.setup", str(error))) from None
+    try:
+        setup()
     except Exception as error:
         told = f"{path} failed at {_at(error, path)}: {type(error).__name__}: {error}"
-        raise ConfigError(Problem(loaded.document.where(("app", "setup")), "app.setup", told)) from error
+        raise ConfigError(Problem(where, "app.setup", told)) from error

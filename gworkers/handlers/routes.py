@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -166,11 +167,14 @@ def compile_route(
             value = Message(topic, number, offset, job.key, value, headers, job.timestamp, job.attempt, deadline)
         return value
 
+    def work(job: Job) -> None:
+        result = handler(value_of(job))
+        job.rows = rows_of(job, result) if result is not None else None
+        job.error = None
+
     def handle(job: Job) -> None:
         try:
-            result = handler(value_of(job))
-            job.rows = rows_of(job, result) if result is not None else None
-            job.error = None
+            Context().run(work, job)  # what one message sets in a ContextVar the next does not see; 0.1 µs
         except gevent.GreenletExit:
             raise
         except BaseException as error:  # SystemExit and the like fail the message, not the process

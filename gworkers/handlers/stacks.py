@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from gworkers.handlers.block import Block
 from gworkers.handlers.job import Job
 
+#: Files of ours that call handlers.
+CALLERS = ("gworkers/handlers/routes.py", "gworkers/handlers/batches.py")
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -33,5 +36,5 @@ def standing(blocks: Iterable[Block]) -> Iterator[Standing]:
             continue
         frame = frames.get(slot.thread) if slot.thread else getattr(block.waiter, "gr_frame", None)
         summary = traceback.extract_stack(frame)
-        own = next((index + 1 for index, one in enumerate(summary) if one.filename.endswith("gworkers/handlers/routes.py")), 0)
+        own = max((index + 1 for index, one in enumerate(summary) if one.filename.endswith(CALLERS)), default=0)
         yield Standing(job, now - block.started, "".join(traceback.format_list(summary[own:] or summary)).rstrip())

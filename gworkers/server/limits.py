@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 NEEDED = 24
 #: As many more as each handler may want to open: its own connection, and a file now and then.
 EACH_HANDLER = 2
+#: Bytes of addresses that are left for other things than threads' stacks, and of a stack where the
+#: system sets no limit (glibc's default on most machines).
+LEFT = 128 * 2**20
+STACK = 8 * 2**20
 
 
 def check_descriptors(config: Config) -> None:
@@ -73,6 +77,20 @@ def threads() -> str:
     if memory != resource.RLIM_INFINITY:
         found.append(f"this process may have {memory >> 20} MiB of addresses (ulimit -v), of which each thread takes its stack (ulimit -s)")
     return "; ".join(found) or "the machine allows no more"
+
+
+def room_for_threads() -> int | None:
+    """For how many more threads' stacks this process may have addresses, with some left for everything
+    else: where the last are used up by a stack, whatever asks next ends the process. None without a
+    limit."""
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return None
+    used = 0
+    with suppress(OSError, ValueError):
+        used = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    return max(0, allowed - used - LEFT) // (stack if stack != resource.RLIM_INFINITY else STACK)
 
 
 def _pids_max() -> int | None:

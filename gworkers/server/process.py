@@ -1,7 +1,7 @@
 """What one process of a server does: it has the pipeline of one configuration, with a number of its
 own.
 
-    start   suspects and journal ─► clients ─► app.setup ─► pipeline ─► watch, progress
+    start   suspects and journal ─► clients ─► pipeline ─► watch, progress
     serve   until whoever started it drains it
     stop    drain ─► commit ─► leave the group ─► producer ─► journal
 
@@ -22,7 +22,6 @@ import gevent
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
 from gworkers.errors import ConfigError, Problem, RestartError, UnavailableError, one_line
-from gworkers.handlers import loading
 from gworkers.handlers.executor import Executor, GreenletExecutor, ThreadExecutor, TooFewThreadsError
 from gworkers.handlers.hub_watchdog import HubWatchdog
 from gworkers.handlers.routes import Route
@@ -103,10 +102,9 @@ class Process:
         suspects = self._look_back(loaded)
         clients = Clients(loaded, servers, number)
         connections = KafkaConnections(clients, config.kafka.connect_timeout)
-        self.group = connections.group  # Kafka is reached before the application is set up
+        self.group = connections.group
         self._members = self._place_in_group(loaded, servers)
         topics.prepare(loaded, routes, clients)
-        loading.run_setup(loaded)
         executor = self._executor(self._journal or NoJournal())
         self._notes = self._note_what_finishes(loaded)
         notes = self._notes or NoNotes()
@@ -177,10 +175,13 @@ class Process:
         """Begin to take messages. Does not block."""
         _tame_collector()
         try:
+            room, wanted = limits.room_for_threads(), self._config.concurrency
+            if self._config.executor == "thread" and room is not None and room < wanted:
+                raise TooFewThreadsError(room, wanted)
             self.pipeline.start()
         except TooFewThreadsError as error:
             raise UnavailableError(
-                f"concurrency {error.wanted} needs as many threads, and only {error.started} could be started: {limits.threads()}; "
+                f"concurrency {error.wanted} needs as many threads, and only {error.started} can be started: {limits.threads()}; "
                 "raise the limit, or lower concurrency"
             ) from None
         keeper = self.pipeline.time_keeper

@@ -141,14 +141,13 @@ class Server:
         check_executor(self._loaded)
         versions.check()
         limits.check_descriptors(self._config)
-        routes = loading.load_routes(self._loaded)
+        routes = loading.load_routes(self._loaded, begin=True)
         logs.enable()
         problems = list(options.problems(self._loaded))
         if problems:
             raise ConfigError(*problems)
         servers = self._servers()
         process = self.process = Process(self._loaded, routes, servers, 0, self.fail)
-        logs.enable()  # app.setup has run
         if self._config.admin.bind is not None:
             self._admin = Admin(self._config.admin, process.pipeline.snapshot)
             self.admin_address = self._admin.start()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import gworkers
 from tests.support.servers import configuration, consume, produce
 
 COUNT = 10_000
@@ -97,3 +98,50 @@ def test_ordinary_code_works(kafka_servers: str, source: str, output: str, start
     assert sorted(int(m.value()) for m in consume(kafka_servers, output)) == list(range(COUNT))
     if app is LOGGING:
         assert server.log.count("handling b'") == COUNT
+
+
+@pytest.mark.parametrize("shape", ["single", "batch"])
+def test_what_one_message_sets_in_a_context_variable_the_next_does_not_see(
+    kafka_servers: str, source: str, output: str, start: Any, executor: str, shape: str
+) -> None:
+    app = """
+import contextvars, time
+user = contextvars.ContextVar("user", default="nobody")
+def single(value):
+    before = user.get()
+    user.set(value)
+    time.sleep(0.001)
+    assert user.get() == value
+    return before
+def batch(values):
+    before = user.get()
+    user.set(values[0])
+    return [before for value in values]
+"""
+    produce(kafka_servers, source, ((b"k%d" % (n % 10), b"%d" % n) for n in range(1000)))
+    more = {"batch": {"max_messages": 10}} if shape == "batch" else {}
+    config = configuration(kafka_servers, f"app:{shape}", source, output, decode="text", encode="text", executor=executor, **more)
+    server = start(config, "--until-idle", "300ms", app=app)
+    assert server.wait() == 0, server.log
+    assert [m.value() for m in consume(kafka_servers, output)] == [b"nobody"] * 1000
+
+
+def test_setup_runs_before_the_handlers_module_is_imported(kafka_servers: str, source: str, output: str, start: Any, executor: str) -> None:
+    """As models of Django want it; check calls it only where an import fails without it."""
+    config = configuration(kafka_servers, "app:handle", source, output, executor=executor, app={"setup": "boot:setup"})
+    boot = "import pathlib\nready = False\ndef setup():\n    global ready\n    ready = True\n    open('setups', 'a').write('x')\n"
+    app = "import boot\nif not boot.ready: raise RuntimeError('the registry is not ready')\ndef handle(value):\n    return value\n"
+    server = start(config, app="")
+    server.wait()
+    (server.folder / "boot.py").write_text(boot)
+    produce(kafka_servers, source, [(None, b"1")])
+    server = start(config, "--until-idle", "300ms", app=app)
+    assert server.wait() == 0, server.log
+    assert len(consume(kafka_servers, output)) == 1
+    assert (server.folder / "setups").read_text() == "x"
+    done = gworkers("check", "-c", str(server.file), folder=server.folder)
+    assert done.returncode == 0, done.stderr
+    assert (server.folder / "setups").read_text() == "xx"
+    (server.folder / "app.py").write_text("def handle(value):\n    return value\n")
+    assert gworkers("check", "-c", str(server.file), folder=server.folder).returncode == 0
+    assert (server.folder / "setups").read_text() == "xx"

@@ -231,7 +231,7 @@ def test_a_thread_of_the_application_holds_the_end_up_for_no_longer_than_the_gra
         ("ulimit -n 16", r"this process may have 16 files and connections open \(ulimit -n\), and a server needs \d+; raise the limit"),
         (
             "ulimit -v 1000000",
-            r"concurrency 512 needs as many threads, and only \d+ could be started: this process may have 976 MiB of addresses "
+            r"concurrency 512 needs as many threads, and only \d+ can be started: this process may have 976 MiB of addresses "
             r"\(ulimit -v\), of which each thread takes its stack \(ulimit -s\); raise the limit, or lower concurrency",
         ),
     ],
