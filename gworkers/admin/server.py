@@ -13,7 +13,7 @@ import hmac
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gevent
@@ -98,13 +98,26 @@ class _Server(WSGIServer):  # type: ignore[misc]
             self._open.pop(own, None)
 
 
+#: What there is: from a path and the Authorization header that was given to what is answered.
+Pages = Mapping[str, Callable[[str], Answer]]
+
+
+def pages_of(snapshot: Callable[[], Snapshot]) -> Pages:
+    """Those of one process."""
+    return {
+        "/healthz": lambda _: health.healthy(snapshot()),
+        "/readyz": lambda _: health.ready(snapshot()),
+        "/metrics": lambda _: metrics.page(snapshot()),
+    }
+
+
 class Admin:
     """A small HTTP server on the hub. Handlers of messages never run on it, and it never blocks on
     them."""
 
-    def __init__(self, config: schema.Admin, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, config: schema.Admin, pages: Pages) -> None:
         assert config.bind is not None
-        self._snapshot = snapshot
+        self._pages = pages
         self._bind = config.bind
         self._tokens = [token.encode() for token in (config.token, config.read_token) if token is not None]
         host, _, port = config.bind.rpartition(":")
@@ -133,12 +146,12 @@ class Admin:
         self._server.stop(timeout=0.5)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        pages = {"/healthz": health.healthy, "/readyz": health.ready, "/metrics": metrics.page}
-        page = pages.get(environ["PATH_INFO"])
-        if not self._may(environ.get("HTTP_AUTHORIZATION", "")):
+        page = self._pages.get(environ["PATH_INFO"])
+        authorization = environ.get("HTTP_AUTHORIZATION", "")
+        if not self._may(authorization):
             answer = Answer.not_allowed()
         else:
-            answer = page(self._snapshot()) if page is not None else Answer.not_found(pages)
+            answer = page(authorization) if page is not None else Answer.not_found(self._pages)
         data = answer.body.encode()
         headers = [("Content-Type", f"{answer.kind}; charset=utf-8"), ("Content-Length", str(len(data))), *answer.headers]
         start_response(answer.status, [*headers, ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -15,7 +16,8 @@ from gworkers.kafka import options, versions
 
 @click.command(epilog=examples("gworkers check -c conf/app.yaml", "gworkers check -c conf/app.yaml --set executor=greenlet"))
 @configured
-def check(file: Path, overrides: tuple[str, ...]) -> None:
+@click.option("--plan", is_flag=True, hidden=True, help="At the end, what a master takes from it, as JSON.")
+def check(file: Path, overrides: tuple[str, ...], plan: bool) -> None:
     """Check a configuration: its keys, its handlers, what contradicts itself. Kafka is not asked."""
     versions.check()
     loaded = load(file, overrides)
@@ -32,3 +34,5 @@ def check(file: Path, overrides: tuple[str, ...]) -> None:
         if route.config.dead_letter is None:
             click.echo(f"note: route {route.name} has no dead_letter; the process stops at the first message that fails for good", err=True)
     click.echo(f"{file}: all right")
+    if plan:
+        click.echo(json.dumps({"processes": loaded.config.processes}))

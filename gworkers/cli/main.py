@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import gworkers
+from gworkers.cli.admin_of_master import admin_of_master
 from gworkers.cli.check import check
 from gworkers.cli.config import config
 from gworkers.cli.dead_letters import dead_letters
@@ -59,7 +60,7 @@ def gworkers_command(context: click.Context) -> None:
                 signal.signal(number, signal.SIG_DFL)
 
 
-for command in (run, check, config, send, tail, lag, dead_letters):
+for command in (run, check, config, send, tail, lag, dead_letters, admin_of_master):
     gworkers_command.add_command(command)
 
 

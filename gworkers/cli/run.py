@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import sysconfig
@@ -14,10 +15,12 @@ import gevent.subprocess
 
 import gworkers
 from gworkers.cli.common import configured, examples
-from gworkers.config.load import load
+from gworkers.config.load import Loaded, load
 from gworkers.config.units import parse_duration
 from gworkers.errors import Exit
-from gworkers.kafka import green
+from gworkers.kafka import embedded, green
+from gworkers.supervisor import run_file
+from gworkers.supervisor.under_master import VARIABLE, UnderMaster
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -30,14 +33,19 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str | No
 
 
 def _begin_anew(module: str) -> NoReturn:
-    """Become a Python that runs ``module`` with the arguments and the interpreter's options of this
-    one, and looks for nothing in the working directory."""
+    """Become a Python that runs ``module`` with the arguments of this one."""
+    os.execv(sys.executable, [*_command(module), *sys.argv[1:]])
+
+
+def _command(module: str) -> list[str]:
+    """A Python that runs ``module`` with the interpreter's options of this one, and looks for nothing
+    in the working directory."""
     own = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # options, then -m and a module, or a script
     options = own[:-2] if own[-2:-1] == ["-m"] else own[:-1]
     home = str(Path(gworkers.__file__).resolve().parent.parent)
     if home not in sysconfig.get_paths().values():  # a checkout, which may have been found as the working directory
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-    os.execv(sys.executable, [sys.executable, *options, *([] if "-P" in options else ["-P"]), "-m", module, *sys.argv[1:]])
+    return [sys.executable, *options, *([] if "-P" in options else ["-P"]), "-m", module]
 
 
 @click.command(
@@ -57,16 +65,20 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
     stands, USR2 opens log files anew, TSTP and CONT stop and go on taking messages.
     """
     loaded = load(file, overrides)
-    if loaded.config.executor == "greenlet" and not green.patched():
+    alone = loaded.config.processes == 1 or VARIABLE in os.environ
+    if alone and loaded.config.executor == "greenlet" and not green.patched():
         # The patch must come before every other import, so the process begins anew; its id stays
         # the same.
         _begin_anew("gworkers.patched")
+    master = UnderMaster.found()
+    if master is None and loaded.config.processes > 1:
+        _become_master(loaded, file, overrides, until_idle)
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a handler prints is to be seen when it is printed
         sys.stdout.reconfigure(line_buffering=True)
     from gworkers.supervisor.ending import end_within
     from gworkers.supervisor.server import Server
 
-    server = Server(loaded, until_idle=until_idle, file=file, check=lambda: _wrong(file, overrides))
+    server = Server(loaded, until_idle=until_idle, file=file, check=lambda: _wrong(file, overrides), master=master)
     status = server.run()
     if server.begin_anew and status in (Exit.OK, Exit.UNSETTLED):
         _begin_anew("gworkers")
@@ -74,6 +86,32 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
         os._exit(status)
     end_within(server.grace_left, status)
     return status
+
+
+def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until_idle: float | None) -> NoReturn:
+    """Become the master of several processes, a small program that has nothing of this one loaded."""
+    command = _command("gworkers")
+    given = ["-c", str(file), *(part for assignment in overrides for part in ("--set", assignment))]
+    servers = loaded.config.kafka.bootstrap_servers
+    if servers == "embedded":
+        started = embedded.start(embedded.samples_of(loaded))
+        servers = started.servers
+        os.set_inheritable(started.process.stdin.fileno(), True)  # it ends when the master does
+    idle = ["--until-idle", f"{until_idle}s"] if until_idle is not None else []
+    workers_admin = ["--set", "admin.bind=127.0.0.1:0"] if loaded.config.admin.bind is not None else []
+    plan = {
+        "command": [*command, "run", *given, *workers_admin, *idle],
+        "check": [*command, "check", *given, "--plan"],
+        "admin": [*command, "admin-of-master", *given] if loaded.config.admin.bind is not None else [],
+        "processes": loaded.config.processes,
+        "json": loaded.config.logging.format == "json",
+        "until_idle": until_idle is not None,
+        "servers": servers,
+        "config": str(file.resolve()),
+        "run_file": str(run_file.path_of(file)),
+    }
+    command = _command("gworkers.supervisor.master")
+    os.execv(sys.executable, [*command, json.dumps(plan)])
 
 
 def _wrong(file: Path, overrides: tuple[str, ...]) -> str | None:

@@ -55,7 +55,6 @@ def validate(document: Document, folder: Path, problems: Iterable[Problem] = ())
             if problem.key not in broken:  # one sentence a key: a variable that is not set is no number either
                 found.append(problem)
     if config is not None:
-        found.extend(_not_built_yet(config, document))
         found.extend(_contradictions(config, document))
     if found or config is None:
         raise ConfigError(*sorted(set(found), key=lambda problem: _in_file_order(problem.where)))
@@ -200,12 +199,6 @@ def walk(model: BaseModel, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any, A
                     yield from walk(item, (*here, index))
 
 
-def _not_built_yet(config: Config, document: Document) -> Iterator[Problem]:
-    for path, _, field in walk(config):
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("x-later") and path in document.origins:
-            yield Problem(document.where(path), dotted(path), "not built yet; leave it out")
-
-
 def _circles(config: Config, document: Document) -> Iterator[Problem]:
     """Topics by which messages would come back to a route for ever, at once or over others."""
     letters = {route.dead_letter for route in config.routes.values()}
@@ -293,6 +286,12 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
         path = ("delivery",)
         text = "the embedded broker knows no transactions; name an Apache Kafka in kafka.bootstrap_servers, or write at-least-once"
         yield Problem(document.where(path), "delivery", text)
+    if config.processes > 1 and config.delivery == "exactly-once" and "%(process)s" not in config.instance:
+        path = ("instance",)
+        yield Problem(document.where(path), "instance", f"{config.processes} processes need a name each; write %(process)s into it")
+    if config.processes > 1 and config.kafka.group_instance_id is not None and "%(process)s" not in config.kafka.group_instance_id:
+        path = ("kafka", "group_instance_id")
+        yield Problem(document.where(path), dotted(path), f"{config.processes} processes need a name each; write %(process)s into it")
     if config.admin.open_to_others and config.admin.token is None and config.admin.read_token is None:
         path = ("admin", "bind")
         told = "set admin.token or admin.read_token (from a file: ${file:…}), or bind to 127.0.0.1"

@@ -89,8 +89,7 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         kind = _type(field.annotation, field.metadata)
         default = _default(field, kind)
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        meaning = (field.description or "") + (" *Not built yet.*" if extra.get("x-later") else "")
+        meaning = field.description or ""
         key = field.alias or name
         if field.examples:
             shown = f"`{key}: {_inline(field.examples[0])}`"

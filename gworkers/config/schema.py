@@ -1,9 +1,7 @@
 """The configuration: every key with its type, its default and its meaning.
 
 Validation, the messages of errors, the JSON schema and docs/configuration.md are all made from
-these models; nothing reads a raw dictionary once they are loaded. A field marked ``later()`` is
-part of the contract and is validated, and refused when it is used: nothing that is written in a
-file is silently ignored.
+these models; nothing reads a raw dictionary once they are loaded.
 """
 
 from __future__ import annotations
@@ -15,13 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gworkers.codecs import CODECS
-from gworkers.config.units import AmountText, Duration, RateText, Size, TypeName
+from gworkers.config.units import AmountText, Duration, RateText, Size, TypeName, cores
 from gworkers.expressions import Expression
-
-
-def later(default: Any = None, **kwargs: Any) -> Any:
-    """A field whose feature is not built yet."""
-    return Field(default, json_schema_extra={"x-later": True}, **kwargs)
 
 
 class Section(BaseModel):
@@ -358,9 +351,9 @@ class Poison(Section):
 class Recycle(Section):
     """When a process is drained and replaced by a new one."""
 
-    messages: int | None = later(ge=0, description="After so many messages; 0 is never.", examples=[0])
-    memory: Size | None = later(description="When it has become so large.", examples=["1GiB"])
-    age: Duration | None = later(description="When it has become so old.", examples=["1d"])
+    messages: int | None = Field(None, ge=0, description="After so many messages; 0 is never.", examples=[1000000])
+    memory: Size | None = Field(None, description="When it has become so large.", examples=["1GiB"])
+    age: Duration | None = Field(None, description="When it has become so old.", examples=["1d"])
 
 
 class Logging(Section):
@@ -393,7 +386,14 @@ class Config(Section):
         "that gevent has patched.",
     )
     concurrency: int = Field(64, ge=1, le=10_000, description="Messages being handled at once in a process.", examples=[64])
-    processes: int = Field(1, ge=1, description="How many processes.", examples=[1])
+    processes: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="How many processes, each a member of the group; with more than one a small master starts and replaces them. "
+        "`auto` is as many as there are processor cores for this process.",
+        examples=["auto"],
+    )
     delivery: Literal["at-least-once", "exactly-once"] = Field(
         "at-least-once",
         description="What holds after a crash: results of what ran may come again, or a reader of committed messages sees each once.",
@@ -440,9 +440,7 @@ class Config(Section):
             raise ValueError("auto is not built yet; write how many messages may be handled at once")
         return value
 
-    @field_validator("processes")
+    @field_validator("processes", mode="before")
     @classmethod
-    def _one_process(cls, value: int) -> int:
-        if value != 1:
-            raise ValueError("more than one process is not built yet; start the command as often as you want processes")
-        return value
+    def _cores(cls, value: Any) -> Any:
+        return cores() if value == "auto" else value

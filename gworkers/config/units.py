@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
@@ -171,3 +174,22 @@ AmountText = Annotated[
     TypeName("amount, count in duration"),
     WithJsonSchema({"type": "string", "pattern": r"^\d+ in \d+(\.\d+)?(ms|s|m|h|d)$", "x-kind": "amount"}),
 ]
+
+
+def cores() -> int:
+    """How many processor cores this process may use, by its affinity and its control group's quota (of
+    either version); 1 at least."""
+    count = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                quota, period = Path("/sys/fs/cgroup", path.lstrip("/"), "cpu.max").read_text("ascii").split()
+            elif "cpu" in controllers.split(","):
+                folder = Path("/sys/fs/cgroup/cpu", path.lstrip("/"))
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text("ascii").strip() for name in ("quota", "period"))
+            else:
+                continue
+            if quota not in ("max", "-1"):
+                count = min(count, -(-int(quota) // int(period)))
+    return max(1, count)

@@ -70,6 +70,7 @@ class Clients:
             {
                 **self._common(),
                 "group_id": config.kafka.group,
+                "heartbeat_interval_ms": 1000,  # a member learns of a rebalance by its heartbeat: with 3 s a group is 3 s late
                 "auto_offset_reset": "earliest",  # a new group begins with what is there: nothing is lost by being late
                 # With kafka-python's 50 MiB and 1 MiB what has been fetched and not handed out
                 # takes more memory than the whole buffer.

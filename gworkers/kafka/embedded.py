@@ -39,6 +39,14 @@ class Embedded:
             self.process.wait()
 
 
+def samples_of(loaded: Any) -> list[dict[str, Any]]:
+    """What ``start`` is to feed it, of a configuration (gworkers.config.load.Loaded)."""
+    return [
+        {"file": str(loaded.folder / sample.file), "topic": sample.topic, "key": sample.key}
+        for sample in loaded.config.kafka.embedded.samples
+    ]
+
+
 def start(samples: list[dict[str, Any]]) -> Embedded:
     """Start the child and wait until it answers. Each sample has file, topic and key (a field's
     name or None).

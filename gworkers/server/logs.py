@@ -67,9 +67,15 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, topic, partition, offset, key, and what
     ``extra=`` held."""
 
+    def __init__(self, process: int | None = None) -> None:
+        super().__init__()
+        self._process = process  # its number among several
+
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
         line: dict[str, Any] = {"time": stamp, "level": record.levelname, "logger": record.name}
+        if self._process is not None:
+            line["process"] = self._process
         line["message"] = shortened(record.getMessage(), MESSAGE_SHOWN)
         line.update(getattr(record, "gworkers", {}))
         line.update({k: v for k, v in vars(record).items() if k not in _STANDARD and k not in line})
@@ -140,16 +146,16 @@ def _heard(logger: logging.Logger) -> bool:
     return False
 
 
-def configure(config: schema.Logging) -> None:
+def configure(config: schema.Logging, process: int | None = None) -> None:
     """Set logging up, unless the application has done so itself: handlers that are on the root
-    logger already stay alone."""
+    logger already stay alone. process: its number, where there are several."""
     log_context.install()
     hide_logins()
     if config.config is not None:
         logging.config.dictConfig({"disable_existing_loggers": False, **config.config})
     elif not logging.getLogger().handlers:
         handler = _Stderr()
-        handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter())
+        handler.setFormatter(JsonFormatter(process) if config.format == "json" else TextFormatter())
         logging.getLogger().addHandler(handler)
         logging.getLogger().setLevel(config.level)
     for name, level in QUIET.items():

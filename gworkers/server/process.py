@@ -28,7 +28,7 @@ from gworkers.handlers.routes import Route
 from gworkers.kafka import green
 from gworkers.kafka.clients import Clients
 from gworkers.kafka.connections import KafkaConnections
-from gworkers.loop import Fatal
+from gworkers.loop import Fatal, Loop
 from gworkers.offsets import journal
 from gworkers.offsets.finished import NoNotes, Notes
 from gworkers.offsets.journal import Journal, JournalError, Journaling, NoJournal
@@ -42,11 +42,15 @@ log = logging.getLogger("gworkers")
 
 #: Seconds that committing, leaving the group and closing the producer may take after the drain.
 CLOSE_TIMEOUT = 10.0
+EMBEDDED_CLOSE_TIMEOUT = 1.0
 #: How long what runs may go on when an error ends the process, in seconds, unless the grace is
 #: shorter.
 ERROR_GRACE = 5.0
 #: How long removing members that died may take, in seconds.
 REMOVE_TIMEOUT = 5.0
+#: Seconds between two looks who this process is to its group, while it joins and afterwards.
+JOINING_INTERVAL = 0.02
+MEMBER_INTERVAL = 0.5
 #: Seconds between two looks whether everything is settled.
 DRAIN_INTERVAL = 0.01
 #: How many of the messages that are still running at the end of the grace are named.
@@ -109,9 +113,7 @@ class Process:
         self._notes = self._note_what_finishes(loaded)
         notes = self._notes or NoNotes()
         self.pipeline = Pipeline(config, routes, executor, workers_for(config), connections, suspects, notes, fatal)
-        members, membership = self._members, self.group.membership
-        if members is not None:
-            self.pipeline.events.joined.subscribe(lambda: members.joined(membership.member_id))
+        self._looks = Loop("membership", self._keep_membership, fatal)
 
     def _look_back(self, loaded: Loaded) -> Suspicions:
         """With a state directory: what ran when processes died before this one; and begin to note
@@ -150,6 +152,16 @@ class Process:
         found.claim()
         return found
 
+    def _keep_membership(self) -> None:
+        """Write down who this process is to its group as soon as that is known, which is before it has
+        joined: a group waits for whoever dies while it joins, too."""
+        members, membership, known = self._members, self.group.membership, ""
+        while members is not None:
+            if membership.member_id != known:
+                known = membership.member_id
+                members.joined(known)
+            gevent.sleep(JOINING_INTERVAL if not membership.joined() else MEMBER_INTERVAL)
+
     def _folder(self, loaded: Loaded) -> Path | None:
         """Where what outlives this process is kept: in the state directory, or a folder of this
         user's; None where that cannot be had."""
@@ -184,6 +196,8 @@ class Process:
                 f"concurrency {error.wanted} needs as many threads, and only {error.started} can be started: {limits.threads()}; "
                 "raise the limit, or lower concurrency"
             ) from None
+        if self._members is not None:
+            self._looks.start()
         keeper = self.pipeline.time_keeper
         self._watchdog = HubWatchdog(lambda: keeper.beat, self.group.membership.session, self._fatal)
         self._watchdog.start()
@@ -207,11 +221,13 @@ class Process:
     def stop(self) -> bool:
         """After ``drain``: commit, leave the group, close the connections. Blocks; True when all
         that was settled is committed."""
+        self._looks.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
         committed = True
+        embedded = self._config.kafka.bootstrap_servers == "embedded"  # what is committed there ends with the server
         try:
-            committed = self.pipeline.stop(CLOSE_TIMEOUT)
+            committed = self.pipeline.stop(CLOSE_TIMEOUT if not embedded else EMBEDDED_CLOSE_TIMEOUT) or embedded
         except Exception as error:
             log.warning("closing the connections to Kafka failed: %s: %s", type(error).__name__, error)
         if self._members is not None and committed:

@@ -34,6 +34,11 @@ def _file(config: Path) -> Path:
     return _folder() / f"{name}.json"
 
 
+def path_of(config: Path) -> Path:
+    """Where it is, for the configuration file ``config``."""
+    return _file(config)
+
+
 def write(config: Path, facts: dict[str, Any]) -> None:
     """Leave facts about this process, which runs the configuration file ``config``. Where that
     cannot be done the server goes on without, and says so: nothing in it needs the file."""

@@ -20,7 +20,7 @@ from gevent.event import Event
 
 import gworkers
 from gworkers import log_context
-from gworkers.admin.server import Admin
+from gworkers.admin.server import Admin, pages_of
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
 from gworkers.config.units import format_duration
@@ -34,7 +34,9 @@ from gworkers.server.process import Process, check_executor
 from gworkers.server.progress import Progress
 from gworkers.server.watch import Watch
 from gworkers.supervisor import run_file
-from gworkers.supervisor.signals import STOPS, Signals, stopped_by_signals
+from gworkers.supervisor.recycling import Recycling
+from gworkers.supervisor.signals import STOPS, Signals, open_logs_anew, stopped_by_signals
+from gworkers.supervisor.under_master import UnderMaster
 
 log = logging.getLogger("gworkers")
 
@@ -45,7 +47,7 @@ class Server:
     config: a Config made in Python, or what ``gworkers.config.load.load`` returned. until_idle:
     seconds without anything to do after which it stops by itself; None serves on. file: the
     configuration's file, which other commands know it by. check: says what is wrong with the file as
-    it is now, for a reload; may block the calling greenlet.
+    it is now, for a reload; may block the calling greenlet. master: whose worker process this is.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Server:
         until_idle: float | None = None,
         file: Path | None = None,
         check: Callable[[], str | None] | None = None,
+        master: UnderMaster | None = None,
     ) -> None:
         self._loaded = config if isinstance(config, Loaded) else Loaded.of(config)
         self._config = self._loaded.config
         self._until_idle = until_idle
         self._file = file
         self._check = check
+        self._master = master
         self.begin_anew = False  # the configuration has changed: whoever has started this is to start it again
         self._stop_asked = Event()
         self._error: BaseException | None = None
@@ -74,13 +78,14 @@ class Server:
         self._admin: Admin | None = None
         self._progress: Progress | None = None
         self._watch: Watch | None = None
+        self._recycling: Recycling | None = None
         self.process: Process | None = None
         self.admin_address: str | None = None
 
     def run(self) -> int:
         """Serve until asked to stop. Returns the exit status; errors are logged as sentences, not
         raised. Blocks."""
-        logs.configure(self._config.logging)
+        logs.configure(self._config.logging, self._master.number if self._master is not None else None)
         if self._config.executor == "thread":
             self._hub_log.start()
         try:
@@ -92,11 +97,15 @@ class Server:
         unsettled, committed = 0, True
         try:
             with stopped_by_signals():
+                if self._master is not None:
+                    self._master.listen(self, open_logs_anew, self.fail)
                 process = self._start()
                 signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until somebody drains when they come
             self._signals.catch()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
             process.start()
+            if self._master is not None:
+                self._master.started(process.group.membership.joined, self.fail)
             self._stop_asked.wait()
             self._stop_began = time.monotonic()
             unsettled = process.drain(self._error, at_once=self._at_once)
@@ -147,28 +156,33 @@ class Server:
         if problems:
             raise ConfigError(*problems)
         servers = self._servers()
-        process = self.process = Process(self._loaded, routes, servers, 0, self.fail)
+        number = self._master.number if self._master is not None else 0
+        process = self.process = Process(self._loaded, routes, servers, number, self.fail)
         if self._config.admin.bind is not None:
-            self._admin = Admin(self._config.admin, process.pipeline.snapshot)
+            self._admin = Admin(self._config.admin, pages_of(process.pipeline.snapshot))
             self.admin_address = self._admin.start()
+            if self._master is not None:
+                self._master.tell(admin=self.admin_address)
         self._announce(routes, servers)
-        if self._file is not None:
+        if self._file is not None and self._master is None:
             run_file.write(self._file, {"servers": servers, "admin": self.admin_address})
         snapshot = process.pipeline.snapshot
         self._watch = Watch(snapshot, process.group, routes, self._until_idle, self.stop, self.fail)
         self._progress = Progress(snapshot, self._fed(), self.fail)
+        self._recycling = Recycling(self._config.recycle, lambda: snapshot().done, self._recycle, self.fail)
         self._watch.start()
         self._progress.start()
+        if self._embedded is None:  # what it holds ends with it
+            self._recycling.start()
         return process
 
     def _servers(self) -> str:
+        if self._master is not None:
+            return self._master.servers
         kafka = self._config.kafka
         if kafka.bootstrap_servers != "embedded":
             return kafka.bootstrap_servers
-        samples = [
-            {"file": str(self._loaded.folder / sample.file), "topic": sample.topic, "key": sample.key} for sample in kafka.embedded.samples
-        ]
-        self._embedded = embedded.start(samples)
+        self._embedded = embedded.start(embedded.samples_of(self._loaded))
         return self._embedded.servers
 
     def _fed(self) -> int:
@@ -196,19 +210,36 @@ class Server:
     def _where(self, servers: str) -> str:
         return f"{servers} (embedded, for a first look: nothing in it outlives this process)" if self._embedded else servers
 
+    def _recycle(self, why: str) -> None:
+        if self._master is not None:
+            self._master.tell(recycle=why)
+            return
+        log.info("%s: draining for up to %s, then beginning anew", why, format_duration(self._config.shutdown.grace))
+        self.begin_anew = True
+        self._stop_asked.set()
+
     # -- what signals ask for
 
     def asked_to_stop(self, name: str) -> None:
         self._asked += 1
         if self._asked > 1:
             log.warning("%s again: ending at once; what was running will be delivered again", name)
-            self._forget()
-            if self.process is not None:
-                self.process.close_journal()
-            self._hub_log.flush(logs.WRITTEN_WITHIN)
-            os._exit(Exit.UNSETTLED)
-        log.info("%s: draining for up to %s", name, format_duration(self._config.shutdown.grace))
-        self._stop_asked.set()
+            self.end_at_once()
+        self.drain_for(name)
+
+    def drain_for(self, who: str) -> None:
+        """Drain and stop; however often it is asked for."""
+        if not self._stop_asked.is_set():
+            log.info("%s: draining for up to %s", who, format_duration(self._config.shutdown.grace))
+            self._stop_asked.set()
+
+    def end_at_once(self) -> None:
+        """The process ends here and now."""
+        self._forget()
+        if self.process is not None:
+            self.process.close_journal()
+        self._hub_log.flush(logs.WRITTEN_WITHIN)
+        os._exit(Exit.UNSETTLED)
 
     def asked_to_stop_at_once(self, name: str) -> None:
         self._asked += 1
@@ -246,18 +277,20 @@ class Server:
 
     def _close(self) -> bool:
         """True when all that was settled is committed."""
-        for part in (self._watch, self._progress):
+        for part in (self._watch, self._progress, self._recycling):
             if part is not None:
                 part.stop()
         committed = self.process.stop() if self.process is not None else True
         if self._admin is not None:
             self._admin.stop()
         self._forget()
+        if self._master is not None:
+            self._master.stop()
         self._signals.release()
         return committed
 
     def _forget(self) -> None:
-        if self._file is not None:
+        if self._file is not None and self._master is None:
             run_file.remove(self._file)
         if self._embedded is not None:
             self._embedded.stop()

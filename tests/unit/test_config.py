@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -193,24 +194,29 @@ def test_what_is_wrong_is_said_with_its_line_and_its_key(tmp_path: Path, text: s
         assert wanted in found
 
 
-@pytest.mark.parametrize(("key", "value"), [("messages", "10"), ("memory", "1GiB"), ("age", "1d")])
-def test_a_key_whose_feature_comes_later_is_refused_not_ignored(tmp_path: Path, key: str, value: str) -> None:
-    found = problems(tmp_path, GOOD + f"recycle: {{{key}: {value}}}")
-    assert found == [f"app.yaml:7: recycle.{key}: not built yet; leave it out"]
-
-
 def test_poison_needs_a_journal(tmp_path: Path) -> None:
     (sentence,) = problems(tmp_path, GOOD + "poison: {deaths: 2}")
     assert sentence == "app.yaml:7: poison: state_dir's journal tells which messages ran when the process died; name a folder there"
 
 
-@pytest.mark.parametrize("line", ["processes: 4", "concurrency: auto"])
-def test_a_value_whose_feature_comes_later_is_refused(tmp_path: Path, line: str) -> None:
-    (sentence,) = problems(tmp_path, GOOD + line)
+def test_a_value_whose_feature_comes_later_is_refused(tmp_path: Path) -> None:
+    (sentence,) = problems(tmp_path, GOOD + "concurrency: auto")
     assert "not built yet" in sentence
 
 
-def test_a_later_key_is_validated_all_the_same(tmp_path: Path) -> None:
+def test_processes_are_a_number_or_as_many_as_there_are_cores(tmp_path: Path) -> None:
+    def processes(text: str) -> int:
+        (tmp_path / "app.yaml").write_text(GOOD + f"processes: {text}")
+        return load(tmp_path / "app.yaml").config.processes
+
+    assert processes("4") == 4
+    assert 1 <= processes("auto") <= (os.cpu_count() or 1)
+    for wrong in ("0", "many", "1.5"):
+        (sentence,) = problems(tmp_path, GOOD + f"processes: {wrong}")
+        assert sentence.startswith("app.yaml:7: processes: expected"), sentence
+
+
+def test_what_replaces_a_process_is_validated(tmp_path: Path) -> None:
     (sentence,) = problems(tmp_path, GOOD + "recycle: {messages: -1}")
     assert "expected 0 or more" in sentence
 

@@ -1,0 +1,106 @@
+"""The admin address of several processes: asks each of them at its own, and answers for all.
+
+- ``/healthz`` is well while every process that runs is, and one does;
+- ``/readyz`` when one of them is ready;
+- ``/metrics`` has each process's figures under its number, ``process="0"``.
+
+A process of its own beside the master (gworkers.supervisor.master), which tells it on standard input
+where the processes are, a JSON object a line, and ends it by closing that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from contextlib import suppress
+from typing import Any
+
+import gevent
+import gevent.fileobject
+from gevent import socket
+from gevent.pool import Group
+
+from gworkers.admin.answer import Answer
+from gworkers.admin.server import Admin, Pages
+from gworkers.config.load import Loaded
+
+#: How long a process has to answer, in seconds, and how much it may say, in bytes.
+PATIENCE = 2.0
+MOST = 4 * 2**20
+
+_SAMPLE = re.compile(r"^(gworkers_\w+)(?:\{(.*)\})? (\S+)$")
+
+
+class OfMaster:
+    """addresses: number → host:port, None for a process that has not begun to listen."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[int, str | None] = {}
+
+    def pages(self) -> Pages:
+        return {"/healthz": self._healthy, "/readyz": self._ready, "/metrics": self._metrics}
+
+    def _healthy(self, authorization: str) -> Answer:
+        found = self._ask_all("/healthz", authorization)
+        good = bool(found) and all(status == 200 for status, _ in found.values())
+        return Answer.of(good, {"processes": _facts(found)})
+
+    def _ready(self, authorization: str) -> Answer:
+        found = self._ask_all("/readyz", authorization)
+        return Answer.of(any(status == 200 for status, _ in found.values()), {"processes": _facts(found)})
+
+    def _metrics(self, authorization: str) -> Answer:
+        heads: dict[str, list[str]] = {}
+        samples: dict[str, list[str]] = {}
+        for number, (status, body) in self._ask_all("/metrics", authorization).items():
+            for line in body.splitlines() if status == 200 else ():
+                sample = _SAMPLE.match(line)
+                if sample is not None:
+                    labels = f'process="{number}"' + (f",{sample[2]}" if sample[2] else "")
+                    samples.setdefault(sample[1], []).append(f"{sample[1]}{{{labels}}} {sample[3]}")
+                elif line.startswith("# ") and line not in (head := heads.setdefault(line.split(" ")[2], [])):
+                    head.append(line)
+        lines = [line for name in samples for line in (*heads.get(name, ()), *samples[name])]
+        running = sum(address is not None for address in self.addresses.values())
+        lines += ["# HELP gworkers_processes Processes that run.", "# TYPE gworkers_processes gauge", f"gworkers_processes {running}"]
+        return Answer("200 OK", "text/plain; version=0.0.4", "\n".join(lines) + "\n")
+
+    def _ask_all(self, path: str, authorization: str) -> dict[int, tuple[int, str]]:
+        """Each process's answer; status 0 of one that gives none."""
+        asked = [(number, address) for number, address in sorted(self.addresses.items()) if address]
+        answers = Group().map(lambda one: _ask(one[1], path, authorization), asked)
+        return {number: answer for (number, _), answer in zip(asked, answers, strict=True)}
+
+
+def _ask(address: str, path: str, authorization: str) -> tuple[int, str]:
+    host, _, port = address.rpartition(":")
+    head = f"GET {path} HTTP/1.0\r\nHost: {address}\r\n" + (f"Authorization: {authorization}\r\n" if authorization else "") + "\r\n"
+    data = b""
+    with gevent.Timeout(PATIENCE, False), suppress(OSError, ValueError, IndexError):
+        with socket.create_connection((host.strip("[]"), int(port))) as connection:
+            connection.sendall(head.encode("latin-1"))
+            while len(data) < MOST and (more := connection.recv(65536)):
+                data += more
+        first, _, body = data.partition(b"\r\n\r\n")
+        return int(first.split(b" ", 2)[1]), body.decode("utf-8", "replace")
+    return 0, ""
+
+
+def _facts(found: dict[int, tuple[int, str]]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for number, (_, body) in found.items():
+        facts[str(number)] = {"ok": False, "why": "it does not answer"}
+        with suppress(ValueError):
+            facts[str(number)] = json.loads(body)
+    return facts
+
+
+def serve(loaded: Loaded) -> None:
+    """Until standard input ends. Raises UnavailableError when the port cannot be had."""
+    all_of_them = OfMaster()
+    admin = Admin(loaded.config.admin, all_of_them.pages())
+    print(json.dumps({"admin": admin.start()}), flush=True)
+    for line in gevent.fileobject.FileObject(sys.stdin.buffer, "rb"):
+        all_of_them.addresses = {int(number): address for number, address in json.loads(line).items()}
+    admin.stop()
