@@ -2,6 +2,7 @@
 
 - ``/healthz`` is well while every process that runs is, and one does;
 - ``/readyz`` when one of them is ready;
+- ``/status`` has what each of them says of itself;
 - ``/metrics`` has each process's figures under its number, ``process="0"``.
 
 A process of its own beside the master (gworkers.supervisor.master), which tells it on standard input
@@ -39,7 +40,7 @@ class OfMaster:
         self.addresses: dict[int, str | None] = {}
 
     def pages(self) -> Pages:
-        return {"/healthz": self._healthy, "/readyz": self._ready, "/metrics": self._metrics}
+        return {"/healthz": self._healthy, "/readyz": self._ready, "/status": self._status, "/metrics": self._metrics}
 
     def _healthy(self, authorization: str) -> Answer:
         found = self._ask_all("/healthz", authorization)
@@ -49,6 +50,11 @@ class OfMaster:
     def _ready(self, authorization: str) -> Answer:
         found = self._ask_all("/readyz", authorization)
         return Answer.of(any(status == 200 for status, _ in found.values()), {"processes": _facts(found)})
+
+    def _status(self, authorization: str) -> Answer:
+        facts = _facts(self._ask_all("/status", authorization))
+        good = bool(facts) and all(one["ok"] for one in facts.values())
+        return Answer("200 OK", "application/json", json.dumps({"ok": good, "processes": facts}) + "\n")
 
     def _metrics(self, authorization: str) -> Answer:
         heads: dict[str, list[str]] = {}

@@ -1,5 +1,5 @@
 """The admin address over HTTP: ``/healthz`` (the process lives), ``/readyz`` (it has partitions or
-stands by for them), ``/metrics`` (Prometheus).
+stands by for them), ``/status`` (all that is seen of it, as JSON), ``/metrics`` (Prometheus).
 
 It is made for whoever may reach it: a bounded number of connections, of which the oldest gives way
 to a new one, so that nobody shuts a health check out by holding them; a few seconds for a request;
@@ -19,7 +19,7 @@ from typing import Any
 import gevent
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
-from gworkers.admin import health, metrics
+from gworkers.admin import health, metrics, status
 from gworkers.admin.answer import Answer
 from gworkers.config import schema
 from gworkers.errors import UnavailableError
@@ -102,9 +102,10 @@ class _Server(WSGIServer):  # type: ignore[misc]
 Pages = Mapping[str, Callable[[str], Answer]]
 
 
-def pages_of(snapshot: Callable[[], Snapshot]) -> Pages:
+def pages_of(snapshot: Callable[[], Snapshot], config: schema.Config) -> Pages:
     """Those of one process."""
     return {
+        "/status": lambda _: status.page(snapshot(), config),
         "/healthz": lambda _: health.healthy(snapshot()),
         "/readyz": lambda _: health.ready(snapshot()),
         "/metrics": lambda _: metrics.page(snapshot()),

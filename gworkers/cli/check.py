@@ -35,4 +35,4 @@ def check(file: Path, overrides: tuple[str, ...], plan: bool) -> None:
             click.echo(f"note: route {route.name} has no dead_letter; the process stops at the first message that fails for good", err=True)
     click.echo(f"{file}: all right")
     if plan:
-        click.echo(json.dumps({"processes": loaded.config.processes}))
+        click.echo(json.dumps({"processes": loaded.config.processes, "grace": loaded.config.shutdown.grace}))

@@ -17,6 +17,7 @@ from gworkers.cli.dead_letters import dead_letters
 from gworkers.cli.lag import lag
 from gworkers.cli.run import run
 from gworkers.cli.send import send
+from gworkers.cli.status import status
 from gworkers.cli.tail import tail
 from gworkers.errors import ConfigError, Exit, GworkersError
 
@@ -55,12 +56,12 @@ def gworkers_command(context: click.Context) -> None:
     if context.invoked_subcommand != "run":  # a server has handlers of its own, the other commands none
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
+        for number in (signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
 
 
-for command in (run, check, config, send, tail, lag, dead_letters, admin_of_master):
+for command in (run, check, config, send, tail, lag, dead_letters, status, admin_of_master):
     gworkers_command.add_command(command)
 
 

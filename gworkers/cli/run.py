@@ -106,6 +106,7 @@ def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until
         "processes": loaded.config.processes,
         "json": loaded.config.logging.format == "json",
         "until_idle": until_idle is not None,
+        "grace": loaded.config.shutdown.grace,
         "servers": servers,
         "config": str(file.resolve()),
         "run_file": str(run_file.path_of(file)),

@@ -40,6 +40,8 @@ PAUSE, LONGEST_PAUSE = 0.1, 30.0
 #: One that lived for so long, in seconds, was well. After so many in a row that were not, it is given
 #: up.
 WELL, DEATHS = 10.0, 6
+#: How much longer than its grace a worker may take to end before it is killed, in seconds.
+PATIENCE = 30.0
 #: How long a replaced worker's successor has to join its group before the next one is replaced, in
 #: seconds.
 JOIN_TIMEOUT = 60.0
@@ -47,7 +49,7 @@ JOIN_TIMEOUT = 60.0
 
 class Master:
     """See the head of this file. plan: command (of a worker), check (a command that prints a plan),
-    processes, json (whether log lines are), until_idle, servers, run_file, admin."""
+    processes, json (whether log lines are), until_idle, grace, servers, run_file, admin."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
@@ -122,6 +124,12 @@ class Master:
             if worker.due is not None and now >= worker.due:
                 worker.due = None
                 self._begin(worker.number)
+            if worker.running and worker.asked_at is not None and now - worker.asked_at > self.plan["grace"] + PATIENCE:
+                self.say(
+                    f"process {worker.number} (pid {worker.pid}) was asked to end {now - worker.asked_at:.0f} s ago and has not: killed"
+                )
+                worker.asked_at = now
+                worker.kill()
         if self._stopping:
             return
         if self._replacing is not None:

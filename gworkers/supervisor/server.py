@@ -159,7 +159,7 @@ class Server:
         number = self._master.number if self._master is not None else 0
         process = self.process = Process(self._loaded, routes, servers, number, self.fail)
         if self._config.admin.bind is not None:
-            self._admin = Admin(self._config.admin, pages_of(process.pipeline.snapshot))
+            self._admin = Admin(self._config.admin, pages_of(process.pipeline.snapshot, self._config))
             self.admin_address = self._admin.start()
             if self._master is not None:
                 self._master.tell(admin=self.admin_address)

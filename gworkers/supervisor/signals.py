@@ -8,6 +8,7 @@
 | USR1 | write to the log where each handler stands |
 | USR2 | open the log's files anew, after they were moved |
 | TSTP, CONT | take nothing new and stay; go on |
+| TTIN, TTOU | nothing: they are the master's of several processes |
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ class Signals:
         self._on(signal.SIGUSR2, open_logs_anew)
         self._on(signal.SIGTSTP, served.be_quiet, True)
         self._on(signal.SIGCONT, served.be_quiet, False)
+        for number in (signal.SIGTTIN, signal.SIGTTOU):
+            self._on(number, log.warning, "%s: a single process is neither more nor fewer; set processes: 2", number.name)
 
     def _on(self, number: signal.Signals, told: Callable[..., None], *arguments: Any) -> None:
         self._watchers.append(gevent.signal_handler(number, told, *arguments))

@@ -27,6 +27,7 @@ class Worker:
         self.deaths = 0  # in a row, each after a short life
         self.due: float | None = None  # when it is to be started again
         self.retiring = False  # it was asked to end, to be replaced or for good
+        self.asked_at: float | None = None  # when it was asked to end first
         self.over = False  # ended as it should, with nothing left to do
         self._selector = selector
         self._json = json
@@ -67,7 +68,7 @@ class Worker:
         self._process, self._ask = process, ask
         self.began = time.monotonic()
         self.started = self.joined = self.retiring = False
-        self.admin = None
+        self.admin = self.asked_at = None
         assert process.stdout is not None
         assert process.stderr is not None
         for to, stream in ((1, process.stdout), (2, process.stderr)):
@@ -88,10 +89,16 @@ class Worker:
     def end(self, what: str = "stop") -> None:
         """Have it end: by asking, or by a signal while it does not listen yet."""
         self.due = None
+        self.asked_at = self.asked_at or time.monotonic()
         if self._process is not None and not self.started:
             self._process.terminate()
         else:
             self.ask(what)
+
+    def kill(self) -> None:
+        """It does not end otherwise."""
+        if self._process is not None:
+            self._process.kill()
 
     def take_lines(self, fd: int) -> None:
         if not self._outputs[fd].take(fd):

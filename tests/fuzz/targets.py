@@ -18,7 +18,7 @@ import gevent
 import gevent.socket
 import pytest
 
-from gworkers.admin.server import Admin, pages_of
+from gworkers.admin.server import Admin
 from gworkers.cli import dead_letters as cli
 from gworkers.cli import terminal
 from gworkers.config import load as config
@@ -309,7 +309,9 @@ def _read_all(connection: Any) -> bytes:
 
 
 def admin_requests() -> Feed:
-    server = Admin(Admin_(bind="127.0.0.1:0", read_token="0123456789abcdef"), pages_of(lambda: pytest.fail("no token was given")))._server
+    server = Admin(
+        Admin_(bind="127.0.0.1:0", read_token="0123456789abcdef"), {"/healthz": lambda _: pytest.fail("no token was given")}
+    )._server
     server.set_environ()
     server.init_socket()
     server.update_environ()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.support.commands import gworkers
 from tests.support.servers import configuration, consume, create_topic, produce, unique, until
 
 ECHO = "def handle(value):\n    open(__file__).close()\n    return value\n"
@@ -181,3 +182,45 @@ def test_health_answers_while_the_server_is_saturated(kafka_servers: str, start:
         assert json.loads(answer.text)["ok"]
     assert sorted(times)[20] < 0.1
     assert server.stop() == 0
+
+
+def test_status_says_how_it_is_and_what_holds_it_back(serving: Any, kafka_servers: str, source: str, output: str) -> None:
+    app = "import pathlib, time\ndef handle(value):\n    while not pathlib.Path('go-on').exists(): time.sleep(0.02)\n    return value\n"
+    server, address = serving(app)
+
+    def told() -> Any:
+        return requests.get(f"http://{address}/status", timeout=5).json()
+
+    until(lambda: told()["holds_back"] == "nothing", what="it has joined")
+    assert told()["why"] == "there is nothing to do"
+    produce(kafka_servers, source, ((None, b"%d" % n) for n in range(200)))
+    until(lambda: told()["holds_back"] == "handlers", what="busy handlers")
+    found = told()
+    assert (found["ok"], found["why"], found["running"]) == (True, "all 8 handlers are busy", 8)
+    assert sum(partition["lag"] or 0 for partition in found["partitions"]) == 200
+    shown = gworkers("status", "-c", str(server.file), folder=server.folder)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("well: all 8 handlers are busy (handlers) · pid ")
+    assert f"{source}[0] at " in shown.stdout
+    lines = gworkers("status", "-c", str(server.file), "--json", folder=server.folder).stdout.splitlines()
+    assert [json.loads(line)["running"] for line in lines] == [8]
+    (server.folder / "go-on").touch()
+    until(lambda: told()["done"] == 200, what="the end of it")
+    assert server.stop() == 0
+    gone = gworkers("status", "-c", str(server.file), folder=server.folder)
+    assert (gone.returncode, gone.stderr) == (69, f"gworkers: no server runs {server.file}; start one with gworkers -c {server.file}\n")
+
+
+def test_status_without_an_address_or_with_a_wrong_token_is_a_sentence(
+    serving: Any, kafka_servers: str, source: str, start: Any, tmp_path: Path
+) -> None:
+    server = start(configuration(kafka_servers, "app:handle", source), app=ECHO)
+    server.says("assigned: ")
+    done = gworkers("status", "-c", str(server.file), folder=server.folder)
+    assert done.returncode == 69
+    assert "has no admin address; set admin.bind, for example to 127.0.0.1:0" in done.stderr
+    guarded, _ = serving(read_token=READ_TOKEN)
+    assert gworkers("status", "-c", str(guarded.file), folder=guarded.folder).returncode == 0
+    done = gworkers("status", "-c", str(guarded.file), "--set", "admin.read_token=another-0123456789", folder=guarded.folder)
+    assert done.returncode == 69
+    assert "cannot be asked: " in done.stderr

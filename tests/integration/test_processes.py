@@ -20,6 +20,7 @@ import pytest
 import requests
 import yaml
 
+from tests.support.commands import gworkers
 from tests.support.servers import Running, configuration, consume, produce, unique, until
 
 APP = """
@@ -174,6 +175,21 @@ def test_ttin_and_ttou_are_one_more_and_one_less(real_kafka: str, source: str, o
     assert server.stop() == 0, server.log
 
 
+def test_a_supervisor_that_tells_every_process_to_stop_is_no_second_signal(real_kafka: str, source: str, output: str, start: Any) -> None:
+    """As systemd does with KillMode=control-group."""
+    server = start(settings(real_kafka, source, output), app=APP)
+    pids = joined(server)
+    with load(real_kafka, source) as sent:
+        time.sleep(1.5)
+        for pid in (server.process.pid, *pids.values()):
+            os.kill(pid, signal.SIGTERM)
+        assert server.wait(30) == 0, server.log
+    assert server.log.count("everything settled") == 2
+    server = start(settings(real_kafka, source, output) | {"kafka": _kafka_of(server)}, app=APP)
+    judge(real_kafka, output, sent[0])
+    assert server.stop() == 0
+
+
 def test_when_the_master_dies_they_drain(real_kafka: str, source: str, output: str, start: Any) -> None:
     server = start(settings(real_kafka, source, output), app=APP)
     pids = joined(server)
@@ -237,6 +253,11 @@ def test_one_address_answers_for_all(real_kafka: str, source: str, output: str, 
 
     until(ready, 30, "both are ready")
     assert requests.get(f"http://{address}/healthz", headers=token, timeout=5).json()["ok"] is True
+    found = requests.get(f"http://{address}/status", headers=token, timeout=5).json()
+    assert (found["ok"], set(found["processes"])) == (True, {"0", "1"})
+    shown = gworkers("status", "-c", str(server.file), folder=server.folder)
+    assert shown.returncode == 0, shown.stderr
+    assert {line[:3] for line in shown.stdout.splitlines()} == {"[0]", "[1]"}
     text = requests.get(f"http://{address}/metrics", headers=token, timeout=5).text
     assert 'gworkers_done_messages_total{process="0"} 0' in text
     assert 'gworkers_done_messages_total{process="1"} 0' in text

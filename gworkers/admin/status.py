@@ -1,0 +1,59 @@
+"""``/status``: everything that is seen of a process, as JSON, and what holds it back."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+import gworkers
+from gworkers.admin import health
+from gworkers.admin.answer import Answer
+from gworkers.config.schema import Config
+from gworkers.pipeline.snapshot import Snapshot
+
+#: Results that have waited for longer than this, in seconds, are held back by the broker.
+LONG = 1.0
+
+
+def holds_back(snapshot: Snapshot, config: Config) -> tuple[str, str]:
+    """What keeps the process from doing more at this moment: one word, and a sentence."""
+    running, waiting = snapshot.running, snapshot.waiting
+    if snapshot.trouble is not None or snapshot.away > LONG:
+        return "broker", snapshot.trouble or f"no broker has been connected for {snapshot.away:.0f} s"
+    if not snapshot.joined:
+        return "group", "the group has not been joined yet"
+    if snapshot.results_wait > LONG:
+        return "broker", f"results have waited {snapshot.results_wait:.0f} s for the broker to acknowledge them"
+    if snapshot.buffered_bytes >= config.buffer.bytes:
+        return "buffer", f"{snapshot.buffered_bytes:,} bytes of messages and results are in the process, all that buffer.bytes allows"
+    if running >= config.concurrency:
+        return "handlers", f"all {config.concurrency} handlers are busy"
+    if waiting and running:
+        return "order", f"{waiting:,} messages wait, for an earlier one of their key or partition, a rate or a limit; {running:,} run"
+    if waiting:
+        return "pace", f"{waiting:,} messages wait for their delay, a rate or a limit; none runs"
+    if running or snapshot.backlog:
+        return "nothing", f"{running} of {config.concurrency} handlers are busy, and messages are being read"
+    if snapshot.retrying:
+        return "retries", f"{snapshot.retrying:,} messages wait for another attempt, and there is nothing else to do"
+    held = sum(partition.held for partition in snapshot.partitions)
+    if held:
+        return "partitions", f"{held} partitions stand still, because a batch in them is larger than buffer.bytes"
+    return "nothing", "there is nothing to do" if snapshot.partitions else "it stands by: all partitions are others'"
+
+
+def page(snapshot: Snapshot, config: Config) -> Answer:
+    word, sentence = holds_back(snapshot, config)
+    well = health.healthy(snapshot).status.startswith("200")
+    facts: dict[str, Any] = {
+        "version": gworkers.__version__,
+        "pid": os.getpid(),
+        "group": config.kafka.group,
+        "concurrency": config.concurrency,
+        "holds_back": word,
+        "why": sentence,
+        **asdict(snapshot),
+    }
+    return Answer("200 OK", "application/json", json.dumps({"ok": well, **facts}) + "\n")
