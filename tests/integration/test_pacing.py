@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from tests.support.servers import configuration, consume, create_topic, produce, unique
+from tests.support.servers import configuration, consume, create_topic, produce, unique, until
 
 CLOCK = """
 import threading, time
@@ -71,13 +71,14 @@ def test_a_named_limit_is_shared_by_its_routes(kafka_servers: str, source: str, 
 def test_a_delayed_message_waits_without_a_worker(kafka_servers: str, source: str, output: str, start: Any, tmp_path: Any) -> None:
     (tmp_path / "free.py").write_text(CLOCK)
     config, free_in, free_out = two_routes(kafka_servers, source, output, delay="3s", concurrency=1)
+    server = start(config, app=CLOCK)
+    server.says("assigned: ")
     sent = time.time()
     produce(kafka_servers, source, ((None, b"m%d" % n) for n in range(20)))
     produce(kafka_servers, free_in, ((None, b"f%d" % n) for n in range(20)))
-    server = start(config, "--until-idle", "500ms", app=CLOCK)
-    assert server.wait() == 0, server.log
+    until(lambda: len(outcome(kafka_servers, output)) == 20, what="the delayed ones")
     times = [at for _, at, _ in outcome(kafka_servers, output)]
-    assert len(times) == 20
+    assert server.stop() == 0, server.log
     assert min(times) >= sent + 3
     assert max(at for _, at, _ in outcome(kafka_servers, free_out)) < min(times)
 
