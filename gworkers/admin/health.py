@@ -17,8 +17,19 @@ STALE_RESULTS = 60.0
 AWAY = 30.0
 
 
+def well(snapshot: Snapshot) -> bool:
+    """Whether polls are not late, results are acknowledged, and Kafka is there and takes us."""
+    waits = snapshot.last_poll_age < STALE_POLL and snapshot.results_wait < STALE_RESULTS
+    return waits and snapshot.away < AWAY and not snapshot.refused
+
+
+def alive(snapshot: Snapshot) -> bool:
+    """Whether polling goes on, as far as Kafka is there: starting anew would not help otherwise."""
+    return snapshot.last_poll_age < STALE_POLL or snapshot.away > 0
+
+
 def healthy(snapshot: Snapshot) -> Answer:
-    good = snapshot.last_poll_age < STALE_POLL and snapshot.results_wait < STALE_RESULTS and snapshot.away < AWAY and not snapshot.refused
+    good = well(snapshot)
     facts: dict[str, Any] = {
         "last_poll_seconds_ago": round(snapshot.last_poll_age, 1),
         "results_wait_seconds": round(snapshot.results_wait, 1),

@@ -46,7 +46,7 @@ def holds_back(snapshot: Snapshot, config: Config) -> tuple[str, str]:
 
 def page(snapshot: Snapshot, config: Config) -> Answer:
     word, sentence = holds_back(snapshot, config)
-    well = health.healthy(snapshot).status.startswith("200")
+    well = health.well(snapshot)
     facts: dict[str, Any] = {
         "version": gworkers.__version__,
         "pid": os.getpid(),

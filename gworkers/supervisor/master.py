@@ -28,6 +28,7 @@ from typing import Any
 
 from gworkers.supervisor.helpers import AdminHelper, Reload, write_run_file
 from gworkers.supervisor.lines import read_now, write_all
+from gworkers.supervisor.notify import Notify
 from gworkers.supervisor.worker import Worker
 
 OK, UNSETTLED, INTERNAL, RESTART = 0, 1, 70, 75
@@ -63,6 +64,9 @@ class Master:
         self._replacing: tuple[int, float] | None = None
         self._reload = Reload(plan["check"], self._selector)
         self._admin = AdminHelper(plan["admin"])
+        self._notify = Notify(os.environ)
+        self._ready = False  # whether the service manager knows that it is
+        self._told = 0.0  # when it was last told
         self._wake, wake = os.pipe()
         os.set_blocking(wake, False)
         os.set_blocking(self._wake, False)
@@ -132,6 +136,7 @@ class Master:
                 worker.kill()
         if self._stopping:
             return
+        self._tell_manager(now)
         if self._replacing is not None:
             worker_, since = self.workers.get(self._replacing[0]), self._replacing[1]
             if worker_ is None or worker_.joined or worker_.over or now - since > JOIN_TIMEOUT:
@@ -142,26 +147,40 @@ class Master:
                 self._replacing = (number, now + 1e9)  # until it has ended
                 self._retire(self.workers[number])
 
+    def _tell_manager(self, now: float) -> None:
+        """That all of them serve, once; and while a watchdog watches, that all of them are well."""
+        running = [worker for worker in self.workers.values() if worker.running]
+        started = [worker for worker in running if worker.started]
+        if not self._ready and len(started) >= self._wanted and not self._replace and self._replacing is None:
+            self._ready = True
+            self._notify.ready(f"{len(started)} processes serve")
+        watchdog = self._notify.watchdog
+        well = running and watchdog is not None and all(now - max(worker.began, worker.well) < watchdog for worker in running)
+        if well and watchdog is not None and now - self._told > watchdog / 3:
+            self._told = now
+            self._notify.well()
+
     # -- workers
 
     def _begin(self, number: int) -> None:
         worker = self.workers.setdefault(number, Worker(number, self._selector, json=self.plan["json"]))
         try:
-            worker.begin(self.plan["command"], self.plan["servers"])
+            worker.begin(self.plan["command"], self.plan["servers"], self._notify.watchdog)
         except OSError as error:
             self.say(f"process {number} cannot be started: {error.strerror}")
             worker.due = time.monotonic() + 1.0
 
     def _retire(self, worker: Worker) -> None:
         """Have it drain and end."""
-        worker.retiring = True
+        worker.retiring, worker.joined = True, False
         worker.end()
 
     def _ended(self, worker: Worker, pid: int, status: int) -> None:
         lived = time.monotonic() - worker.began
         self._tell_admin()
         if self._stopping:
-            self._status = _worse(self._status, status)
+            at_its_start = status == -signal.SIGTERM and not worker.started  # it did not listen yet
+            self._status = _worse(self._status, status if not at_its_start else OK)
         elif worker.retiring:
             if worker.number >= self._wanted:
                 del self.workers[worker.number]
@@ -196,6 +215,7 @@ class Master:
 
     def _stop(self, status: int = OK, what: str = "stop") -> None:
         self._stopping = True
+        self._notify.stopping()
         self._status = _worse(self._status, status)
         self._replace.clear()
         for worker in self.workers.values():
@@ -284,6 +304,8 @@ class Master:
             return
         self.plan |= json.loads(lines[-1])
         self.say("SIGHUP: the processes are replaced one by one")
+        self._notify.reloading()
+        self._ready = False
         self._replace.extend(number for number in sorted(self.workers) if number < self.plan["processes"] and number not in self._replace)
         if self.plan["processes"] != self._wanted:
             self._scale(self.plan["processes"])
@@ -297,6 +319,8 @@ class Master:
             facts = json.loads(line)
             worker.started = worker.started or "started" in facts
             worker.joined = worker.joined or "joined" in facts
+            if "well" in facts:
+                worker.well = time.monotonic()
             if "admin" in facts:
                 worker.admin = facts["admin"]
                 self._tell_admin()

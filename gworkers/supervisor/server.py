@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import gevent
 from gevent.event import Event
 
 import gworkers
 from gworkers import log_context
+from gworkers.admin.health import alive
 from gworkers.admin.server import Admin, pages_of
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
@@ -28,17 +30,22 @@ from gworkers.errors import ConfigError, Exit, GworkersError, StopAsked, Unavail
 from gworkers.handlers import loading
 from gworkers.handlers.routes import Route
 from gworkers.kafka import embedded, options, versions
+from gworkers.loop import Loop
 from gworkers.server import limits, logs
 from gworkers.server.hub_log import HubLog
 from gworkers.server.process import Process, check_executor
 from gworkers.server.progress import Progress
 from gworkers.server.watch import Watch
 from gworkers.supervisor import run_file
+from gworkers.supervisor.notify import Notify
 from gworkers.supervisor.recycling import Recycling
 from gworkers.supervisor.signals import STOPS, Signals, open_logs_anew, stopped_by_signals
 from gworkers.supervisor.under_master import UnderMaster
 
 log = logging.getLogger("gworkers")
+
+#: Seconds between two words to the service manager.
+TELL_INTERVAL = 10.0
 
 
 class Server:
@@ -70,6 +77,8 @@ class Server:
         self._error: BaseException | None = None
         self._signals = Signals(self)
         self._hub_log = HubLog()
+        self._notify = Notify(os.environ if master is None else {})
+        self._telling: Loop | None = None
         self.log_held = False  # something holds the log: whoever waits for it at the end waits for ever
         self._asked = 0
         self._at_once = self._quiet = False
@@ -104,10 +113,10 @@ class Server:
             self._signals.catch()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
             process.start()
-            if self._master is not None:
-                self._master.started(process.group.membership.joined, self.fail)
+            self._begin_telling(process)
             self._stop_asked.wait()
             self._stop_began = time.monotonic()
+            self._notify.stopping()
             unsettled = process.drain(self._error, at_once=self._at_once)
         except GworkersError as error:
             logs.last_words(str(error))
@@ -126,6 +135,30 @@ class Server:
         finally:
             committed = self._close()
         return self._status(unsettled, committed)
+
+    def _begin_telling(self, process: Process) -> None:
+        """From now on whoever has started this process hears how it is."""
+        watchdog = self._notify.watchdog
+        if self._master is not None:
+            self._master.started(process.group.membership.joined, self.fail)
+            watchdog = self._master.watchdog
+        self._notify.ready("serving")
+        if watchdog is None and not self._notify:
+            return
+        interval = min(TELL_INTERVAL, watchdog / 3 if watchdog is not None else TELL_INTERVAL)
+
+        def tell() -> None:
+            while True:
+                gevent.sleep(interval)
+                snapshot = process.pipeline.snapshot()
+                if self._progress is not None:
+                    self._notify.status(self._progress.figures(snapshot))
+                if watchdog is not None and alive(snapshot):
+                    self._notify.well()
+                    if self._master is not None:
+                        self._master.tell(well=True)
+
+        self._telling = Loop("notify", tell, self.fail).start()
 
     def stop(self) -> None:
         """Ask it to drain and stop. From any greenlet; from another native thread use a signal."""
@@ -256,6 +289,7 @@ class Server:
             log.error("SIGHUP: the configuration is as it was, because the new one is not right:")
             logs.last_words(wrong)
             return
+        self._notify.reloading()
         log.info("SIGHUP: draining for up to %s, then beginning anew", format_duration(self._config.shutdown.grace))
         self.begin_anew = True
         self._stop_asked.set()
@@ -277,7 +311,7 @@ class Server:
 
     def _close(self) -> bool:
         """True when all that was settled is committed."""
-        for part in (self._watch, self._progress, self._recycling):
+        for part in (self._watch, self._progress, self._recycling, self._telling):
             if part is not None:
                 part.stop()
         committed = self.process.stop() if self.process is not None else True

@@ -36,11 +36,13 @@ class Asked(Protocol):
 
 
 class UnderMaster:
-    """number: of this process, from 0; servers: where Kafka is."""
+    """number: of this process, from 0; servers: where Kafka is; watchdog: within so many seconds the
+    master wants to hear that all is well, None when it does not."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self.number: int = facts["number"]
         self.servers: str = facts["servers"]
+        self.watchdog: float | None = facts["watchdog"]
         self._asked: int = facts["asked"]
         self._told: int = facts["told"]
         for fd in (self._asked, self._told):

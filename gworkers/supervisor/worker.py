@@ -22,6 +22,7 @@ class Worker:
         self.number = number
         self.last: deque[str] = deque(maxlen=LAST_LINES)  # what it wrote last
         self.began = 0.0  # time.monotonic()
+        self.well = 0.0  # when it last said so
         self.started = self.joined = False
         self.admin: str | None = None  # its address
         self.deaths = 0  # in a row, each after a short life
@@ -43,11 +44,11 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid if self._process is not None else 0
 
-    def begin(self, command: Sequence[str], servers: str) -> None:
+    def begin(self, command: Sequence[str], servers: str, watchdog: float | None) -> None:
         """Start a process. Raises OSError."""
         asked, ask = os.pipe()
         tell, told = os.pipe()
-        facts = {"number": self.number, "asked": asked, "told": told, "servers": servers}
+        facts = {"number": self.number, "asked": asked, "told": told, "servers": servers, "watchdog": watchdog}
         try:
             process = subprocess.Popen(
                 command,

@@ -152,6 +152,8 @@ def test_hup_replaces_them_one_by_one_and_a_bad_configuration_changes_nothing(
         server.file.write_text(good)
         server.signal(signal.SIGHUP)
         until(lambda: len(workers(server)) == 2 and not set(workers(server).values()) & set(pids.values()), 60, "two new ones")
+        told = re.findall(r"^\[(\d)\] .*(the master asks|INFO gworkers: gworkers )", server.log, re.MULTILINE)[2:]
+        assert [(number, "asks" in what) for number, what in told] == [("0", True), ("0", False), ("1", True), ("1", False)]
         time.sleep(1)
     judge(real_kafka, output, sent[0])
     assert server.stop() == 0, server.log

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +86,61 @@ def test_supervisord_runs_and_stops_it(kafka_servers: str, tmp_path: Path) -> No
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+class Manager:
+    """systemd's end of sd_notify: what it was told, in order."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.setblocking(False)
+        self.told: list[str] = []
+
+    def hears(self, word: str, timeout: float = 30, since: int = 0) -> int:
+        """Wait until it is told; how many words there were then."""
+
+        def look() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self.told.extend(self._socket.recv(4096).decode().split("\n"))
+            return any(one.startswith(word) for one in self.told[since:])
+
+        until(look, timeout, f"{word} among {self.told}")
+        return len(self.told)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_systemd_is_told_what_it_wants_to_know(real_kafka: str, source: str, start: Any, tmp_path: Path, processes: int) -> None:
+    manager = Manager(tmp_path / "notify")
+    environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1500000"}
+    try:
+        config = configuration(real_kafka, "app:handle", source) | {"processes": processes}
+        server = start(config, app="def handle(value):\n    return value\n", env=environment)
+        heard = manager.hears("READY=1")
+        assert f"MAINPID={server.process.pid}" in manager.told
+        heard = manager.hears("WATCHDOG=1", since=heard)
+        heard = manager.hears("WATCHDOG=1", since=heard)
+        server.signal(signal.SIGHUP)
+        heard = manager.hears("RELOADING=1", since=heard)
+        heard = manager.hears("READY=1", since=heard)
+        if processes == 2:
+            until(lambda: len(re.findall("INFO gworkers: gworkers ", server.log)) == 4, what="two new ones")
+            held = [int(pid) for pid in re.findall(r"INFO gworkers: gworkers \S+, pid (\d+),", server.log)][-1]
+            os.kill(held, signal.SIGSTOP)
+            time.sleep(2.5)  # longer than the watchdog waits, so that what was on its way is through
+            manager.hears("")
+            before = manager.told.count("WATCHDOG=1")
+            time.sleep(2)
+            manager.hears("")
+            assert manager.told.count("WATCHDOG=1") == before, "a process that stands still is called well"
+            os.kill(held, signal.SIGCONT)
+        heard = manager.hears("WATCHDOG=1", since=len(manager.told))
+        server.signal(signal.SIGTERM)
+        manager.hears("STOPPING=1", since=heard)
+        assert server.wait() == 0, server.log
+    finally:
+        manager.close()

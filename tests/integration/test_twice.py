@@ -59,22 +59,22 @@ def load(kafka: str, topic: str, rate: int) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("state", ["state_dir", "no state_dir"])
 def test_five_kills_under_load_repeat_what_was_running(
-    real_kafka: str, source: str, output: str, start: Any, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real_kafka: str, source: str, output: str, start: Any, state: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
     config = configuration(real_kafka, "app:handle", source, output, concurrency=CONCURRENCY, order="key", commit={"interval": "5s"})
     if state == "state_dir":
         config["state_dir"] = str(tmp_path / "state")
     kills = 5
     draw = random.Random(7)
     with load(real_kafka, source, 3000) as sent:
-        server = start(config, app=ECHO)
+        server = start(config, app=ECHO, env=environment)
         for _ in range(kills):
             server.says("assigned: ")
             time.sleep(draw.uniform(1.5, 3.0))  # under load, at any moment
             server.signal(signal.SIGKILL)
             server.wait()
-            server = start(config, app=ECHO)
+            server = start(config, app=ECHO, env=environment)
         server.says("assigned: ")
     until(lambda: len({m.value() for m in consume(real_kafka, output)}) == sent[0], 60, "everything")
     assert server.stop() == 0
