@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +190,10 @@ class Running:
         return self.wait(timeout)
 
     def close(self) -> None:
-        """Make sure that it is gone."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        """Make sure that it is gone, and what its handlers have left behind."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # the session is its own
+        self.process.wait()
         self._sink.close()
 
     def memory(self) -> int:
