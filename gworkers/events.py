@@ -40,7 +40,6 @@ class Events:
 
     def __init__(self) -> None:
         self.started: Signal[[]] = Signal()  # the pipeline takes messages from now on
-        self.joined: Signal[[]] = Signal()  # the group has been joined, with partitions or without
         self.assigned: Signal[[list[Partition]]] = Signal()  # partitions have come; none of their messages has been read
         self.revoked: Signal[[list[Partition]]] = Signal()  # they are another member's from now on
         self.lost: Signal[[list[Partition]]] = Signal()  # they have been another member's for a while

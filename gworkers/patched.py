@@ -15,6 +15,8 @@ from gevent import monkey
 monkey.patch_all()
 
 from gworkers.__main__ import main  # noqa: E402 - nothing may be imported before the patch
+from gworkers.handlers import alarms  # noqa: E402
 
 if __name__ == "__main__":
+    alarms.guard()
     main()

@@ -95,7 +95,7 @@ class Pipeline:
         self.time_keeper = TimeKeeper(runner, self._workers, scheduler, ledger, events, fatal, max_stuck=config.max_stuck_handlers)
         assignments = Assignments(group, self._partitions, routes, (scheduler, retries, quarantine), delivery, ledger, notes, events)
         patient = config.delivery == "exactly-once"
-        rebalance = Rebalance(group, assignments, delivery, events, grace=config.rebalance.grace, patient=patient)
+        rebalance = Rebalance(group, assignments, delivery, grace=config.rebalance.grace, patient=patient)
         self._consumer = Consumer(group, config.kafka.group, assignments, rebalance, scheduler, ledger, fatal)
 
     # -- life

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterable
 
 from gworkers.errors import one_line
-from gworkers.events import Events
 from gworkers.kafka.protocols import Group, Offsets, TopicPartition
 from gworkers.pipeline.assignments import Assignments, names
 from gworkers.pipeline.delivery import Delivery
@@ -38,11 +37,10 @@ class Rebalance:
     """The group's Listener; see the head of this file. grace: seconds. patient: nothing begins
     before it is known what the group has committed (exactly-once)."""
 
-    def __init__(self, group: Group, assignments: Assignments, delivery: Delivery, events: Events, *, grace: float, patient: bool) -> None:
+    def __init__(self, group: Group, assignments: Assignments, delivery: Delivery, *, grace: float, patient: bool) -> None:
         self._group = group
         self._assignments = assignments
         self._delivery = delivery
-        self._events = events
         self._patient = patient
         self._grace = grace
 
@@ -73,7 +71,6 @@ class Rebalance:
             log.warning("lost, because Kafka did not hear from this process in time: %s%s", names(partitions), told)
 
     async def assigned(self, tps: Iterable[TopicPartition]) -> None:
-        self._events.joined.send()
         new = [tp for tp in tps if tp not in self._assignments.partitions]
         committed = await self._committed(new) if new else {}
         added = self._assignments.assigned(new, committed)

@@ -4,6 +4,7 @@ hazards, 10,000 messages each."""
 from __future__ import annotations
 
 import http.server
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import gworkers
-from tests.support.servers import configuration, consume, produce
+from tests.support.servers import configuration, consume, create_topic, produce, unique, until
 
 COUNT = 10_000
 
@@ -145,3 +146,51 @@ def test_setup_runs_before_the_handlers_module_is_imported(kafka_servers: str, s
     (server.folder / "app.py").write_text("def handle(value):\n    return value\n")
     assert gworkers("check", "-c", str(server.file), folder=server.folder).returncode == 0
     assert (server.folder / "setups").read_text() == "xx"
+
+
+ALARM = """
+import signal, time
+class Late(Exception): pass
+def ring(number, frame): raise Late("the alarm")
+{at_import}
+def handle(value):
+    if value.startswith("alarm"):
+        {in_handler}
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            time.sleep(2)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    {others}
+    return value
+"""
+
+
+@pytest.mark.parametrize("where", ["in the handler", "at import"])
+def test_an_alarm_is_raised_where_it_was_set_and_ends_no_server(
+    kafka_servers: str, source: str, output: str, start: Any, where: str
+) -> None:
+    """In greenlets, where Python would raise it in whatever runs at that moment."""
+    setting = "signal.signal(signal.SIGALRM, ring)"
+    inside = where == "in the handler"
+    app = ALARM.format(
+        at_import="" if inside else setting, in_handler=setting if inside else "pass", others="time.sleep(0.01)" if inside else "pass"
+    )
+    words = [f"good {n}" for n in range(400)] + (["alarm"] if inside else []) + [f"good {n}" for n in range(400, 800)]
+    dead = create_topic(kafka_servers, unique("dead"))
+    produce(kafka_servers, source, ((None, word.encode()) for word in words))
+    options = {"decode": "text", "encode": "text", "executor": "greenlet", "dead_letter": dead, "retry": {"attempts": 1}}
+    server = start(configuration(kafka_servers, "app:handle", source, output, **options), app=app)
+    server.says("assigned: ")
+    if not inside:
+        until(lambda: len(consume(kafka_servers, output)) == 800, what="the good ones")
+        server.signal(signal.SIGALRM)
+        server.says("the application's handler of SIGALRM raised Late outside of any message, which changes nothing")
+        produce(kafka_servers, source, [(None, b"good 800")])
+        until(lambda: len(consume(kafka_servers, output)) == 801, what="one more")
+    else:
+        until(lambda: len(consume(kafka_servers, output)) == 800 and len(consume(kafka_servers, dead)) == 1, what="all of them")
+        (letter,) = consume(kafka_servers, dead)
+        assert letter.value() == b"alarm"
+        assert dict(letter.headers())["kafka_dlt-exception-message"] == b"the alarm"
+    assert server.stop() == 0, server.log
