@@ -20,6 +20,7 @@ from gworkers.codecs import CODECS, Decoder, Encode, custom_encoder
 from gworkers.config.load import Loaded
 from gworkers.config.yaml import KeyPath, dotted
 from gworkers.errors import ConfigError, Problem, StopAsked
+from gworkers.handlers.coroutines import Coroutines
 from gworkers.handlers.routes import Route, compile_route
 
 
@@ -86,18 +87,23 @@ def _callable(path: str) -> Callable[..., Any]:
     return function
 
 
-def _handler(path: str) -> Callable[[Any], Any]:
+def _handler(path: str, coroutines: Coroutines | None) -> Callable[[Any], Any]:
+    """coroutines: where those are awaited, None where none can be."""
     handler = _callable(path)
     target = handler
     while isinstance(target, functools.partial):
         target = target.func
     if not (inspect.isroutine(target) or inspect.isclass(target)):
         target = target.__call__  # type: ignore[operator]
-    if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
-        raise ImportProblem(
-            f"{path} is a coroutine function, and handlers are called, not awaited; "
-            "make it a plain function, or wrap it in one that calls asyncio.run"
-        )
+    if inspect.isasyncgenfunction(target):
+        raise ImportProblem(f"{path} is an asynchronous generator; make it a coroutine that returns a list of Records, or a generator")
+    if inspect.iscoroutinefunction(target):
+        if coroutines is None:
+            raise ImportProblem(
+                f"{path} is a coroutine function, and with executor: greenlet there is no thread for asyncio's loop; "
+                "set executor: thread, or make it a plain function"
+            )
+        handler = coroutines.awaited(handler)
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
@@ -193,8 +199,9 @@ def _load(loaded: Loaded, problems: list[Problem]) -> tuple[list[Route], bool]:
             return None
 
     found: list[Route] = []
+    coroutines = Coroutines() if loaded.config.executor == "thread" else None
     for name, config in loaded.config.routes.items():
-        handler = find(_handler, config.handler, "routes", name, "handler")
+        handler = find(functools.partial(_handler, coroutines=coroutines), config.handler, "routes", name, "handler")
         decoder = find(_decoder, config.decode, "routes", name, "decode")
         encode = find(_encoder, config.encode, "routes", name, "encode")
         only = [find(_exception, path, "routes", name, "retry", "only", i) for i, path in enumerate(config.retry.only)]

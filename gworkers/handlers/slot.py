@@ -7,6 +7,7 @@ and the time limits what runs. Reading and writing are single attributes: no loc
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import gevent
@@ -32,8 +33,17 @@ class Slot:
         self.time_limit: TimeLimit | None = None  # where a route with a timeout has run
         self.deadline: float | None = None  # of the running job
 
+    def of_now(self) -> Slot:
+        """As it is at this moment, for what may outlive the message: the slot goes on to the next."""
+        now = object.__new__(Slot)
+        for name in self.__slots__:
+            setattr(now, name, getattr(self, name))
+        return now
+
 
 _threads: dict[int, Slot] = {}
+#: Of the handler's thread that waits for this coroutine, as it was when it began.
+of_coroutine: ContextVar[Slot | None] = ContextVar("gworkers_slot", default=None)
 _ident = gevent.monkey.get_original("_thread", "get_ident")
 
 
@@ -64,9 +74,11 @@ def release_greenlet() -> None:
 
 
 def running_slot() -> Slot | None:
-    """The slot of the calling thread or greenlet, None where no handlers run."""
+    """The slot of the calling thread, greenlet or coroutine, None where no handlers run."""
     slot = _threads.get(_ident())
-    return slot if slot is not None else getattr(gevent.getcurrent(), "gworkers_slot", None)
+    if slot is None:
+        slot = getattr(gevent.getcurrent(), "gworkers_slot", None)
+    return slot if slot is not None else of_coroutine.get()
 
 
 def running_job() -> Job | None:

@@ -28,9 +28,9 @@ GOOD = "kafka: {group: g}\nroutes:\n  r:\n    topics: [t]\n    handler: app:hand
         (GOOD, "x = 1\ny = x / 0\n", "app.py:2: ZeroDivisionError: division by zero"),
         (GOOD, "handle = 3\n", "app.yaml:5: routes.r.handler: app:handle is int, which cannot be called"),
         (
-            GOOD,
+            GOOD + "executor: greenlet\n",
             "async def handle(value): pass\n",
-            "is a coroutine function, and handlers are called, not awaited; make it a plain function",
+            "is a coroutine function, and with executor: greenlet there is no thread for asyncio's loop",
         ),
         (GOOD + "executor: greenlet\n", "handle = 3\n", "app:handle is int, which cannot be called"),
     ],

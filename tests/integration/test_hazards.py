@@ -194,3 +194,50 @@ def test_an_alarm_is_raised_where_it_was_set_and_ends_no_server(
         assert letter.value() == b"alarm"
         assert dict(letter.headers())["kafka_dlt-exception-message"] == b"the alarm"
     assert server.stop() == 0, server.log
+
+
+COROUTINES = """
+import asyncio, logging, gworkers
+log = logging.getLogger("shop")
+tries = {}
+running = most = 0
+async def handle(value):
+    global running, most
+    running += 1
+    most = max(most, running)
+    try:
+        await asyncio.sleep(0.02)
+        if value == "bad": raise ValueError("as it was asked to")
+        if value == "once" and not tries.setdefault(value, 0):
+            tries[value] = 1
+            raise KeyError("the first time")
+        if value == "late":
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                log.info("cancelled, %s", gworkers.idempotency_key())
+                raise
+        assert gworkers.time_left() > 0
+        if value == "most": return str(most)
+        return value
+    finally:
+        running -= 1
+"""
+
+
+def test_coroutine_functions_are_awaited_many_at_once(kafka_servers: str, source: str, output: str, start: Any) -> None:
+    words = [*(f"good {n}" for n in range(1000)), "bad", "once", "late"]
+    dead = create_topic(kafka_servers, unique("dead"))
+    produce(kafka_servers, source, ((None, word.encode()) for word in words))
+    options = {"decode": "text", "encode": "text", "dead_letter": dead, "retry": {"attempts": 2, "backoff": "10ms"}, "timeout": "1s"}
+    server = start(configuration(kafka_servers, "app:handle", source, output, concurrency=32, **options), app=COROUTINES)
+    until(lambda: len(consume(kafka_servers, output)) == 1001 and len(consume(kafka_servers, dead)) == 2, 60, "all of them")
+    assert {m.value().decode() for m in consume(kafka_servers, output)} == {word for word in words if word not in ("bad", "late")}
+    reasons = {m.value(): dict(m.headers())["gworkers-reason"] for m in consume(kafka_servers, dead)}
+    assert reasons == {b"bad": b"failed", b"late": b"timed-out"}
+    server.says(r"INFO shop \[\S+ \d@\d+\]: cancelled, " + source + r"-\d-\d+")
+    produce(kafka_servers, source, [(None, b"most")])
+    until(lambda: len(consume(kafka_servers, output)) == 1002, what="the last one")
+    assert 16 < max(int(m.value()) for m in consume(kafka_servers, output) if m.value().isdigit()) <= 32
+    assert "given up" not in server.log
+    assert server.stop() == 0, server.log

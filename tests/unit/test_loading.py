@@ -22,10 +22,15 @@ def _as_before() -> Iterator[None]:
         del sys.modules[name]
 
 
-def problems(folder: Path, source: str, route: str = "handler: app:handle") -> list[str]:
+def written(folder: Path, source: str, route: str = "handler: app:handle", more: str = "") -> Path:
     (folder / "app.py").write_text(source)
     file = folder / "app.yaml"
-    file.write_text(f"kafka: {{group: g}}\nroutes:\n  r:\n    topics: [t]\n    {route}\n")
+    file.write_text(f"kafka: {{group: g}}\nroutes:\n  r:\n    topics: [t]\n    {route}\n{more}")
+    return file
+
+
+def problems(folder: Path, source: str, route: str = "handler: app:handle", more: str = "") -> list[str]:
+    file = written(folder, source, route, more)
     with pytest.raises(ConfigError) as caught:
         loading.load_routes(load(file))
     return [str(problem).replace(f"{folder}/", "").replace(str(folder), "HERE") for problem in caught.value.problems]
@@ -69,14 +74,20 @@ def test_an_attribute_that_is_not_there_or_cannot_be_called(tmp_path: Path) -> N
         "async def handle(value): pass",
         "class C:\n    async def __call__(self, value): pass\nhandle = C()",
         "import functools\nasync def f(x, value): pass\nhandle = functools.partial(f, 1)",
-        "async def handle(value):\n    yield 1",
     ],
 )
-def test_a_coroutine_function_is_told_what_to_do(tmp_path: Path, source: str) -> None:
-    (sentence,) = problems(tmp_path, source)
+def test_a_coroutine_function_is_awaited_in_threads_and_refused_in_greenlets(tmp_path: Path, source: str) -> None:
+    assert len(loading.load_routes(load(written(tmp_path, source)))) == 1
+    (sentence,) = problems(tmp_path, source, more="executor: greenlet\n")
     assert sentence.endswith(
-        "is a coroutine function, and handlers are called, not awaited; make it a plain function, or wrap it in one that calls asyncio.run"
+        "is a coroutine function, and with executor: greenlet there is no thread for asyncio's loop; set executor: thread, or make it "
+        "a plain function"
     )
+
+
+def test_an_asynchronous_generator_is_told_what_to_do(tmp_path: Path) -> None:
+    (sentence,) = problems(tmp_path, "async def handle(value):\n    yield 1")
+    assert sentence.endswith("is an asynchronous generator; make it a coroutine that returns a list of Records, or a generator")
 
 
 def test_a_handler_of_two_arguments(tmp_path: Path) -> None:
