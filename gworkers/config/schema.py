@@ -183,6 +183,9 @@ class Route(Section):
     topics: list[TopicName] = Field([], description="The topics it consumes.", examples=[["orders"]])
     pattern: str | None = Field(None, description="In place of `topics`: a regular expression of topic names.", examples=["^orders\\..*"])
     handler: DottedPath = Field(description="The function, as module:callable.", examples=["shop.pricing:price"])
+    arguments: dict[str, Any] = Field(
+        {}, description="What it is called with beside, by keyword: values of the file as they are.", examples=[{"currency": "EUR"}]
+    )
     pass_: Pass = Field("value", alias="pass", description="What it is called with: the decoded value, or a Message.")
     decode: CodecName = Field(
         "bytes",

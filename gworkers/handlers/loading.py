@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from gworkers.config.yaml import KeyPath, dotted
 from gworkers.errors import ConfigError, Problem, StopAsked
 from gworkers.handlers.coroutines import Coroutines
 from gworkers.handlers.routes import Route, compile_route
+from gworkers.message import Record
+
+#: Of a handler that is a class: what it makes can be encoded.
+SENDABLE = (str, bytes, int, float, list, tuple, dict, Record)
 
 
 class ImportProblem(Exception):
@@ -87,32 +91,41 @@ def _callable(path: str) -> Callable[..., Any]:
     return function
 
 
-def _handler(path: str, coroutines: Coroutines | None) -> Callable[[Any], Any]:
-    """coroutines: where those are awaited, None where none can be."""
+def _handler(path: str, arguments: Mapping[str, Any], sends: bool, coroutines: Coroutines | None) -> Callable[[Any], Any]:
+    """arguments: by keyword, beside the message; sends: whether what it returns is encoded
+    by an encoder of ours, and sent; coroutines: where those are awaited, None where none can be."""
     handler = _callable(path)
+    if inspect.isclass(handler) and sends and not issubclass(handler, SENDABLE):
+        raise ImportProblem(
+            f"{path} is a class, and what calling it makes cannot be sent; name a function, a method, or an object that can be called"
+        )
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        pass
+    else:
+        try:
+            signature.bind(object(), **arguments)
+        except TypeError as error:
+            beside = f" and the arguments {', '.join(arguments)} ({error})" if arguments else ""
+            raise ImportProblem(f"{path}{signature} cannot be called with one argument, the message{beside}") from None
     target = handler
     while isinstance(target, functools.partial):
         target = target.func
     if not (inspect.isroutine(target) or inspect.isclass(target)):
         target = target.__call__  # type: ignore[operator]
+    if arguments:
+        handler = functools.partial(handler, **arguments)
     if inspect.isasyncgenfunction(target):
         raise ImportProblem(f"{path} is an asynchronous generator; make it a coroutine that returns a list of Records, or a generator")
-    if inspect.iscoroutinefunction(target):
-        if coroutines is None:
-            raise ImportProblem(
-                f"{path} is a coroutine function, and with executor: greenlet there is no thread for asyncio's loop; "
-                "set executor: thread, or make it a plain function"
-            )
-        handler = coroutines.awaited(handler)
-    try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):
+    if not inspect.iscoroutinefunction(target):
         return handler
-    try:
-        signature.bind(object())
-    except TypeError:
-        raise ImportProblem(f"{path}{signature} cannot be called with one argument, the message") from None
-    return handler
+    if coroutines is None:
+        raise ImportProblem(
+            f"{path} is a coroutine function, and with executor: greenlet there is no thread for asyncio's loop; "
+            "set executor: thread, or make it a plain function"
+        )
+    return coroutines.awaited(handler)
 
 
 def _decoder(name: str) -> Decoder:
@@ -201,7 +214,9 @@ def _load(loaded: Loaded, problems: list[Problem]) -> tuple[list[Route], bool]:
     found: list[Route] = []
     coroutines = Coroutines() if loaded.config.executor == "thread" else None
     for name, config in loaded.config.routes.items():
-        handler = find(functools.partial(_handler, coroutines=coroutines), config.handler, "routes", name, "handler")
+        sends = config.output is not None and config.encode in CODECS
+        named = functools.partial(_handler, arguments=config.arguments, sends=sends, coroutines=coroutines)
+        handler = find(named, config.handler, "routes", name, "handler")
         decoder = find(_decoder, config.decode, "routes", name, "decode")
         encode = find(_encoder, config.encode, "routes", name, "encode")
         only = [find(_exception, path, "routes", name, "retry", "only", i) for i, path in enumerate(config.retry.only)]

@@ -7,6 +7,7 @@ run, so that decoding and encoding cost the hub nothing.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -283,6 +284,8 @@ def _headers_of(record: Record) -> list[tuple[str, bytes | None]]:
 
 def _returns_records(handler: Callable[[Any], Any]) -> bool:
     """Whether a handler says in its annotation that it returns Records."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
     annotation = getattr(handler, "__annotations__", {}).get("return")
     return annotation is not None and "Record" in (annotation if isinstance(annotation, str) else repr(annotation))
 

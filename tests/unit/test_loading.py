@@ -11,6 +11,8 @@ import pytest
 from gworkers.config.load import load
 from gworkers.errors import ConfigError
 from gworkers.handlers import loading
+from gworkers.handlers.job import Job
+from gworkers.handlers.partition import Partition
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +114,34 @@ def test_what_is_named_is_found(tmp_path: Path) -> None:
     file.write_text('kafka: {group: g}\nroutes: {r: {topics: [t], handler: "app:C.method", retry: {never: ["app:C.E"]}}}\n')
     (route,) = loading.load_routes(load(file))
     assert [error.__name__ for error in route.never] == ["E"]
+
+
+def test_arguments_are_given_by_keyword(tmp_path: Path) -> None:
+    route = "{handler: 'app:handle', arguments: {currency: EUR, rates: [1, 2]}}"
+    source = "def handle(value, currency, rates=()):\n    return f'{value} {currency} {rates}'\n"
+    file = written(tmp_path, source)
+    file.write_text(f"kafka: {{group: g}}\nroutes:\n  r: {route[:-1]}, topics: [t], decode: text, encode: text, output: o}}\n")
+    (found,) = loading.load_routes(load(file))
+    job = Job(0, 0, None, b"7", [], 1)
+    job.partition = Partition("t", 0, found)
+    found.handle(job)
+    assert job.error is None
+    assert [row[3] for row in job.rows or ()] == [b"7 EUR [1, 2]"]
+
+
+def test_arguments_that_the_handler_does_not_take_are_named(tmp_path: Path) -> None:
+    source = "def handle(value, currency): pass\n"
+    (sentence,) = problems(tmp_path, source, "handler: app:handle\n    arguments: {curency: EUR}")
+    assert sentence.startswith("app.yaml:5: routes.r.handler: app:handle")
+    assert "curency" in sentence
+
+
+@pytest.mark.parametrize("encode", ["json", "app:encode"])
+def test_a_class_whose_objects_cannot_be_sent_is_refused(tmp_path: Path, encode: str) -> None:
+    source = "class Price:\n    def __init__(self, value): pass\ndef encode(value): return b''\n"
+    route = f"handler: app:Price\n    encode: {encode}\n    output: o"
+    if encode == "json":
+        (sentence,) = problems(tmp_path, source, route)
+        assert "app:Price is a class, and what calling it makes cannot be sent" in sentence
+    else:
+        assert len(loading.load_routes(load(written(tmp_path, source, route)))) == 1
