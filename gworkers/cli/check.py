@@ -24,6 +24,7 @@ def check(file: Path, overrides: tuple[str, ...], plan: bool) -> None:
     problems = list(options.problems(loaded))
     try:
         routes = loading.load_routes(loaded)
+        loading.load_hooks(loaded)
     except ConfigError as error:
         problems.extend(error.problems)
     if problems:

@@ -113,6 +113,24 @@ class App(Section):
     )
 
 
+class Hooks(Section):
+    """What is called when processes and the threads of handlers begin and end: callables without
+    arguments."""
+
+    process_start: DottedPath | None = Field(
+        None, description="Once a process, when everything is imported, before the first message.", examples=["shop.boot:start"]
+    )
+    process_stop: DottedPath | None = Field(
+        None, description="Once a process, after the last handler, on every stop but a crash.", examples=["shop.boot:stop"]
+    )
+    thread_start: DottedPath | None = Field(
+        None, description="In each thread that runs handlers, before its first message.", examples=["shop.db:connect"]
+    )
+    thread_stop: DottedPath | None = Field(
+        None, description="In each thread that has run handlers, at its end.", examples=["shop.db:disconnect"]
+    )
+
+
 class Retry(Section):
     """What is done when a handler fails: tried again, later and later, without holding a worker."""
 
@@ -383,6 +401,7 @@ class Config(Section):
 
     kafka: Kafka = Field(description="Where Kafka is, and who this is to it.")
     app: App = Field(App(), description="The application.")
+    hooks: Hooks = Field(Hooks(), description="What is called when processes and threads begin and end.")
     executor: Literal["thread", "greenlet"] = Field(
         "thread",
         description="Where handlers run: in native threads with the ordinary standard library, or in greenlets of a process "

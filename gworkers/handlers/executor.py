@@ -11,23 +11,32 @@ import logging
 import time
 from collections import deque
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 import gevent
 import gevent.hub
+import gevent.monkey
 from gevent.threadpool import ThreadPool
 
+from gworkers.errors import FatalError
 from gworkers.handlers.block import Block, watch_forks
+from gworkers.handlers.hooks import Hooks, run_at_stop
 from gworkers.handlers.slot import claim_greenlet, claim_thread, release_greenlet, release_thread
 from gworkers.handlers.time_limits import TimeLimit
+from gworkers.loop import Fatal
 from gworkers.message import HandlerTimeout
 from gworkers.offsets.journal import Journaling
 
 log = logging.getLogger(__name__)
 
+get_ident = gevent.monkey.get_original("_thread", "get_ident")
+
 #: How long one greenlet or callback may keep the hub before it lets the others have a turn,
 #: seconds.
 HUB_TURN = 0.003
+
+#: How long stop hooks of threads are waited for, in seconds.
+HOOKS_TIMEOUT = 5.0
 
 #: While blocks finish one after the other the hub looks for them this often, in seconds.
 TICK = 0.001
@@ -56,6 +65,9 @@ class Executor(Protocol):
     def interrupt(self, block: Block, limit: TimeLimit) -> None:
         """Have HandlerTimeout raised in the handler that runs."""
 
+    def leave(self) -> None:
+        """The calling greenlet has no more blocks to run."""
+
     def replace(self, block: Block) -> bool:
         """``block`` has been given up. True when its thread has been replaced and its worker goes
         on, False when the worker is stuck."""
@@ -77,8 +89,11 @@ class ThreadExecutor:
 
     replaces_workers = False
 
-    def __init__(self, threads: int, journal: Journaling) -> None:
+    def __init__(self, threads: int, journal: Journaling, hooks: Hooks, fatal: Fatal) -> None:
         self._threads = threads
+        self._hooks = hooks
+        self._fatal = fatal
+        self._hooked: set[int] = set()  # threads whose start hook has run, and whose stop hook has not
         self._journal = journal
         self._pool = ThreadPool(threads)
         self._inbox: SimpleQueue[Block | None] = SimpleQueue()
@@ -111,6 +126,9 @@ class ThreadExecutor:
     def interrupt(self, block: Block, limit: TimeLimit) -> None:
         limit.interrupt()
 
+    def leave(self) -> None:
+        """Its blocks run in threads, which leave by themselves."""
+
     def replace(self, block: Block) -> bool:
         self.stuck.add(block)
         self._pool.maxsize = max(self._pool.maxsize, self._threads + len(self.stuck))
@@ -125,11 +143,35 @@ class ThreadExecutor:
         """Let threads that have nothing to run end; a handler that still runs keeps its thread."""
         for _ in range(self._threads):
             self._inbox.put(None)
+        deadline = time.monotonic() + HOOKS_TIMEOUT
+        while self._hooked and time.monotonic() < deadline:
+            gevent.sleep(TICK)
         for watcher in (self._wake, self._tick):
             watcher.stop()
             watcher.close()
 
     def _serve(self) -> None:
+        if self._begin_thread():
+            try:
+                self._run_blocks()
+            finally:
+                run_at_stop(self._hooks.thread_stop, "thread_stop")
+                self._hooked.discard(get_ident())
+
+    def _begin_thread(self) -> bool:
+        if self._hooks.thread_stop is not None:
+            self._hooked.add(get_ident())
+        if self._hooks.thread_start is not None:
+            try:
+                self._hooks.thread_start()
+            except BaseException as error:
+                self._hooked.discard(get_ident())
+                text = f"hooks.thread_start failed: {type(error).__name__}: {error}"
+                self._hub.loop.run_callback_threadsafe(self._fatal, FatalError(text))
+                return False
+        return True
+
+    def _run_blocks(self) -> None:
         slot = claim_thread(self._journal)
         get, finished = self._inbox.get, self._finished.append
         while (block := get()) is not None:
@@ -167,8 +209,11 @@ class GreenletExecutor:
 
     replaces_workers = True
 
-    def __init__(self, journal: Journaling) -> None:
+    def __init__(self, journal: Journaling, hooks: Hooks, fatal: Fatal) -> None:
         self._journal = journal
+        self._hooks = hooks
+        self._fatal = fatal
+        self._hooked: set[Any] = set()  # greenlets whose start hook has run, and whose stop hook has not
         self._last_turn = time.perf_counter()
         self.stuck: set[Block] = set()
 
@@ -176,6 +221,13 @@ class GreenletExecutor:
         watch_forks()
 
     def run(self, block: Block) -> None:
+        if (self._hooks.thread_start or self._hooks.thread_stop) and gevent.getcurrent() not in self._hooked:
+            self._hooked.add(gevent.getcurrent())
+            if self._hooks.thread_start is not None:
+                try:
+                    self._hooks.thread_start()
+                except Exception as error:
+                    self._fatal(FatalError(f"hooks.thread_start failed: {type(error).__name__}: {error}"))
         slot = claim_greenlet(self._journal)
         block.waiter = gevent.getcurrent()
         try:
@@ -206,5 +258,13 @@ class GreenletExecutor:
         self.stuck.add(block)
         return False
 
+    def leave(self) -> None:
+        own = gevent.getcurrent()
+        if own in self._hooked:
+            run_at_stop(self._hooks.thread_stop, "thread_stop")
+            self._hooked.discard(own)
+
     def stop(self) -> None:
-        pass
+        deadline = time.monotonic() + HOOKS_TIMEOUT
+        while self._hooked and time.monotonic() < deadline:
+            gevent.sleep(TICK)

@@ -21,6 +21,7 @@ from gworkers.config.load import Loaded
 from gworkers.config.yaml import KeyPath, dotted
 from gworkers.errors import ConfigError, Problem, StopAsked
 from gworkers.handlers.coroutines import Coroutines
+from gworkers.handlers.hooks import Hooks
 from gworkers.handlers.routes import Route, compile_route
 from gworkers.message import Record
 
@@ -173,6 +174,22 @@ def _unpatched(loaded: Loaded, problems: list[Problem]) -> Iterator[None]:
             "contend for them; take the call away, or set executor: greenlet"
         )
         problems.append(Problem(loaded.document.where(("executor",)), "executor", text))
+
+
+def load_hooks(loaded: Loaded) -> Hooks:
+    """What ``hooks`` names, imported. Raises ConfigError with every problem found."""
+    put_on_path(loaded)
+    problems: list[Problem] = []
+    found: dict[str, Callable[[], object]] = {}
+    for name, path in loaded.config.hooks:
+        if path is not None:
+            try:
+                found[name] = _callable(path)
+            except ImportProblem as error:
+                problems.append(Problem(loaded.document.where(("hooks", name)), f"hooks.{name}", str(error)))
+    if problems:
+        raise ConfigError(*problems)
+    return Hooks(**found)
 
 
 def load_routes(loaded: Loaded, *, begin: bool = False) -> list[Route]:

@@ -202,6 +202,12 @@ class Quarantine:
                 return self._waiting.popleft()
 
     def _serve(self) -> None:
+        try:
+            self._serve_on()
+        finally:
+            self._runner.executor.leave()
+
+    def _serve_on(self) -> None:
         while True:
             job = self._next()
             suspect = (job.partition.suspects or {}).get(job.offset)

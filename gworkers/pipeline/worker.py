@@ -65,6 +65,12 @@ class Workers:
         return self._pacing.most(partition) if route.paced else route.block_size
 
     def _work(self) -> None:
+        try:
+            self._work_on()
+        finally:
+            self._runner.executor.leave()
+
+    def _work_on(self) -> None:
         take, most, runner = self._scheduler.take, self._most, self._runner
         while not self._stopping:
             jobs = take(most) if not runner.paused else []

@@ -21,8 +21,9 @@ import gevent
 
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
-from gworkers.errors import ConfigError, Problem, RestartError, UnavailableError, one_line
+from gworkers.errors import ConfigError, FatalError, Problem, RestartError, UnavailableError, one_line
 from gworkers.handlers.executor import Executor, GreenletExecutor, ThreadExecutor, TooFewThreadsError
+from gworkers.handlers.hooks import Hooks, run_at_stop
 from gworkers.handlers.hub_watchdog import HubWatchdog
 from gworkers.handlers.routes import Route
 from gworkers.kafka import green
@@ -98,8 +99,9 @@ class Process:
     ``start``.
     """
 
-    def __init__(self, loaded: Loaded, routes: list[Route], servers: str, number: int, fatal: Fatal) -> None:
+    def __init__(self, loaded: Loaded, routes: list[Route], hooks: Hooks, servers: str, number: int, fatal: Fatal) -> None:
         self._config = config = loaded.config
+        self._hooks = hooks
         self._fatal = fatal
         self._journal: Journal | None = None
         self._watchdog: HubWatchdog | None = None
@@ -181,10 +183,17 @@ class Process:
             return None
 
     def _executor(self, notes: Journaling) -> Executor:
-        return ThreadExecutor(self._config.concurrency, notes) if self._config.executor == "thread" else GreenletExecutor(notes)
+        if self._config.executor == "thread":
+            return ThreadExecutor(self._config.concurrency, notes, self._hooks, self._fatal)
+        return GreenletExecutor(notes, self._hooks, self._fatal)
 
     def start(self) -> None:
         """Begin to take messages. Does not block."""
+        if self._hooks.process_start is not None:
+            try:
+                self._hooks.process_start()
+            except Exception as error:
+                raise FatalError(f"hooks.process_start failed: {type(error).__name__}: {error}") from error
         _tame_collector()
         try:
             room, wanted = limits.room_for_threads(), self._config.concurrency
@@ -230,6 +239,7 @@ class Process:
             committed = self.pipeline.stop(CLOSE_TIMEOUT if not embedded else EMBEDDED_CLOSE_TIMEOUT) or embedded
         except Exception as error:
             log.warning("closing the connections to Kafka failed: %s: %s", type(error).__name__, error)
+        run_at_stop(self._hooks.process_stop, "process_stop")
         if self._members is not None and committed:
             self._members.left()
         if self._notes is not None:

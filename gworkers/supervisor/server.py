@@ -184,13 +184,14 @@ class Server:
         versions.check()
         limits.check_descriptors(self._config)
         routes = loading.load_routes(self._loaded, begin=True)
+        hooks = loading.load_hooks(self._loaded)
         logs.enable()
         problems = list(options.problems(self._loaded))
         if problems:
             raise ConfigError(*problems)
         servers = self._servers()
         number = self._master.number if self._master is not None else 0
-        process = self.process = Process(self._loaded, routes, servers, number, self.fail)
+        process = self.process = Process(self._loaded, routes, hooks, servers, number, self.fail)
         if self._config.admin.bind is not None:
             self._admin = Admin(self._config.admin, pages_of(process.pipeline.snapshot, self._config))
             self.admin_address = self._admin.start()

@@ -4,6 +4,7 @@ hazards, 10,000 messages each."""
 from __future__ import annotations
 
 import http.server
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -241,3 +242,59 @@ def test_coroutine_functions_are_awaited_many_at_once(kafka_servers: str, source
     assert 16 < max(int(m.value()) for m in consume(kafka_servers, output) if m.value().isdigit()) <= 32
     assert "given up" not in server.log
     assert server.stop() == 0, server.log
+
+
+HOOKED = """
+import logging, threading
+log = logging.getLogger("shop")
+guard = threading.Lock()
+open_, closed = [], []
+pool = None
+def start():
+    global pool
+    pool = []
+    log.info("started")
+def stop():
+    log.info("stopped with %d of %d closed, pool %s", len(closed), len(open_), pool)
+    raise RuntimeError("a stop hook that fails")
+local = threading.local()
+def connect():
+    local.connection = object()
+    with guard: open_.append(local.connection)
+def disconnect():
+    with guard: closed.append(local.connection)
+def handle(value):
+    assert pool is not None and local.connection
+    return value
+"""
+
+
+def test_hooks_run_when_processes_and_threads_begin_and_end(
+    kafka_servers: str, source: str, output: str, start: Any, executor: str
+) -> None:
+    produce(kafka_servers, source, ((None, b"%d" % n) for n in range(500)))
+    hooks = {"process_start": "app:start", "process_stop": "app:stop", "thread_start": "app:connect", "thread_stop": "app:disconnect"}
+    config = configuration(kafka_servers, "app:handle", source, output, concurrency=6, executor=executor) | {"hooks": hooks}
+    server = start(config, "--until-idle", "300ms", app=HOOKED)
+    assert server.wait() == 0, server.log
+    assert len(consume(kafka_servers, output)) == 500
+    told = re.search(r"INFO shop: stopped with (\d+) of (\d+) closed, pool \[\]", server.log)
+    assert told, server.log
+    assert told[1] == told[2]
+    assert int(told[1]) == 6 if executor == "thread" else 1 <= int(told[1]) <= 6  # a greenlet that ran nothing has begun nothing
+    assert "hooks.process_stop failed, and the stop goes on" in server.log
+    assert "everything settled" in server.log
+
+
+@pytest.mark.parametrize("name", ["process_start", "thread_start"])
+def test_a_start_hook_that_fails_ends_the_process_with_its_reason(
+    kafka_servers: str, source: str, start: Any, executor: str, name: str
+) -> None:
+    produce(kafka_servers, source, [(None, b"1")])
+    config = configuration(kafka_servers, "app:handle", source, executor=executor) | {"hooks": {name: "app:begin"}}
+    server = start(config, app="def begin():\n    raise OSError('no database')\ndef handle(value): pass\n")
+    assert server.wait(30) == 70, server.log
+    assert f"ERROR gworkers: hooks.{name} failed: OSError: no database" in server.log
+    done = gworkers("check", "-c", str(server.file), "--set", f"hooks.{name}=app:nothing", folder=server.folder)
+    assert done.returncode == 78
+    assert f"hooks.{name}: app has no nothing" in done.stderr

@@ -12,6 +12,7 @@ import pytest
 from gworkers.config import schema
 from gworkers.handlers.block import Block
 from gworkers.handlers.executor import ThreadExecutor
+from gworkers.handlers.hooks import Hooks
 from gworkers.handlers.job import Job
 from gworkers.handlers.routes import Route
 from gworkers.offsets.journal import NoJournal
@@ -20,7 +21,7 @@ from tests.support.jobs import job_of, partition_of
 
 @pytest.fixture
 def threads() -> Iterator[ThreadExecutor]:
-    executor = ThreadExecutor(4, NoJournal())
+    executor = ThreadExecutor(4, NoJournal(), Hooks(), lambda error: None)
     executor.start()
     yield executor
     executor.stop()

@@ -1,0 +1,39 @@
+"""What the application has done when processes and handler threads begin and end: ``hooks``.
+
+Plain callables without arguments. ``process_start`` runs once, after the routes are imported and
+before the first message; ``thread_start`` in each thread that runs handlers, before its first message;
+``thread_stop`` in each of them at its end; ``process_stop`` once, after the last handler, on every
+stop that is not a crash. What a stop hook raises is logged; what a start hook raises ends the process.
+
+With ``executor: greenlet`` the greenlets that run handlers are what the application sees as threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+Hook = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """None where there is none."""
+
+    process_start: Hook | None = None
+    process_stop: Hook | None = None
+    thread_start: Hook | None = None
+    thread_stop: Hook | None = None
+
+
+def run_at_stop(hook: Hook | None, name: str) -> None:
+    """Nothing that it raises holds up the stop."""
+    if hook is None:
+        return
+    try:
+        hook()
+    except BaseException:
+        log.exception("hooks.%s failed, and the stop goes on", name)
