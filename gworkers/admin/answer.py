@@ -20,8 +20,12 @@ class Answer:
     @classmethod
     def of(cls, good: bool, facts: dict[str, Any]) -> Answer:
         """JSON with ``ok``, and 503 when something is not well."""
-        body = json.dumps({"ok": good, **facts}) + "\n"
-        return cls("200 OK" if good else "503 Service Unavailable", "application/json", body)
+        return cls("200 OK" if good else "503 Service Unavailable", "application/json", cls.shown(good, facts).body)
+
+    @classmethod
+    def shown(cls, good: bool, facts: dict[str, Any]) -> Answer:
+        """The same for who wants to see it, well or not."""
+        return cls("200 OK", "application/json", json.dumps({"ok": good, **facts}) + "\n")
 
     @classmethod
     def not_allowed(cls) -> Answer:

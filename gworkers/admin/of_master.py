@@ -54,7 +54,7 @@ class OfMaster:
     def _status(self, authorization: str) -> Answer:
         facts = _facts(self._ask_all("/status", authorization))
         good = bool(facts) and all(one["ok"] for one in facts.values())
-        return Answer("200 OK", "application/json", json.dumps({"ok": good, "processes": facts}) + "\n")
+        return Answer.shown(good, {"processes": facts})
 
     def _metrics(self, authorization: str) -> Answer:
         heads: dict[str, list[str]] = {}

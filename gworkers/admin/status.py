@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from typing import Any
@@ -46,7 +45,6 @@ def holds_back(snapshot: Snapshot, config: Config) -> tuple[str, str]:
 
 def page(snapshot: Snapshot, config: Config) -> Answer:
     word, sentence = holds_back(snapshot, config)
-    well = health.well(snapshot)
     facts: dict[str, Any] = {
         "version": gworkers.__version__,
         "pid": os.getpid(),
@@ -56,4 +54,4 @@ def page(snapshot: Snapshot, config: Config) -> Answer:
         "why": sentence,
         **asdict(snapshot),
     }
-    return Answer("200 OK", "application/json", json.dumps({"ok": well, **facts}) + "\n")
+    return Answer.shown(health.well(snapshot), facts)

@@ -43,8 +43,9 @@ def _command(module: str) -> list[str]:
     own = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # options, then -m and a module, or a script
     options = own[:-2] if own[-2:-1] == ["-m"] else own[:-1]
     home = str(Path(gworkers.__file__).resolve().parent.parent)
-    if home not in sysconfig.get_paths().values():  # a checkout, which may have been found as the working directory
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if home not in sysconfig.get_paths().values() and home != paths[0]:  # a checkout, which may have been found as the working directory
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, *paths]))
     return [sys.executable, *options, *([] if "-P" in options else ["-P"]), "-m", module]
 
 
@@ -91,7 +92,7 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
 def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until_idle: float | None) -> NoReturn:
     """Become the master of several processes, a small program that has nothing of this one loaded."""
     command = _command("gworkers")
-    given = ["-c", str(file), *(part for assignment in overrides for part in ("--set", assignment))]
+    given = _given(file, overrides)
     servers = loaded.config.kafka.bootstrap_servers
     if servers == "embedded":
         started = embedded.start(embedded.samples_of(loaded))
@@ -111,13 +112,16 @@ def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until
         "config": str(file.resolve()),
         "run_file": str(run_file.path_of(file)),
     }
-    command = _command("gworkers.supervisor.master")
-    os.execv(sys.executable, [*command, json.dumps(plan)])
+    os.execv(sys.executable, [*_command("gworkers.supervisor.master"), json.dumps(plan)])
+
+
+def _given(file: Path, overrides: tuple[str, ...]) -> list[str]:
+    """The options that name this configuration."""
+    return ["-c", str(file), *(part for assignment in overrides for part in ("--set", assignment))]
 
 
 def _wrong(file: Path, overrides: tuple[str, ...]) -> str | None:
     """What ``gworkers check`` says against the configuration as it is now, in a process of its own:
     this one has the application's modules as they were. Blocks the calling greenlet."""
-    options = [part for assignment in overrides for part in ("--set", assignment)]
-    done = gevent.subprocess.run([sys.executable, "-m", "gworkers", "check", "-c", str(file), *options], capture_output=True, text=True)
+    done = gevent.subprocess.run([sys.executable, "-m", "gworkers", "check", *_given(file, overrides)], capture_output=True, text=True)
     return None if done.returncode == 0 else done.stderr.strip()

@@ -53,11 +53,16 @@ class _Guard:
         self._job = self._slot.job if self._slot is not None else None
         self._owner = gevent.getcurrent() if self._slot is not None else None
 
+    @property
+    def _running(self) -> bool:
+        """Whether the message is still handled whose handler has set it."""
+        return self._slot is not None and self._job is not None and self._slot.job is self._job
+
     def __call__(self, number: int, frame: FrameType | None) -> None:
         current = running_slot()
         if self._slot is None and current is not None and current.job is not None:
             self.handler(number, frame)  # in the handler of messages that runs
-        elif self._slot is not None and current is self._slot and self._slot.job is self._job:
+        elif current is self._slot and self._running:
             self.handler(number, frame)
         else:
             gevent.hub.get_hub().loop.run_callback(self._elsewhere, number)
@@ -67,7 +72,7 @@ class _Guard:
         try:
             self.handler(number, None)
         except BaseException as error:
-            if self._slot is not None and self._slot.job is not None and self._slot.job is self._job and self._owner is not None:
+            if self._running and self._owner is not None:
                 self._owner.throw(error)
                 return
             told = "the application's handler of %s raised %s outside of any message, which changes nothing"

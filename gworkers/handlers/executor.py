@@ -20,7 +20,7 @@ from gevent.threadpool import ThreadPool
 
 from gworkers.errors import FatalError
 from gworkers.handlers.block import Block, watch_forks
-from gworkers.handlers.hooks import Hooks, run_at_stop
+from gworkers.handlers.hooks import Hooks, run_at_start, run_at_stop
 from gworkers.handlers.slot import claim_greenlet, claim_thread, release_greenlet, release_thread
 from gworkers.handlers.time_limits import TimeLimit
 from gworkers.loop import Fatal
@@ -143,9 +143,7 @@ class ThreadExecutor:
         """Let threads that have nothing to run end; a handler that still runs keeps its thread."""
         for _ in range(self._threads):
             self._inbox.put(None)
-        deadline = time.monotonic() + HOOKS_TIMEOUT
-        while self._hooked and time.monotonic() < deadline:
-            gevent.sleep(TICK)
+        _await_stop_hooks(self._hooked)
         for watcher in (self._wake, self._tick):
             watcher.stop()
             watcher.close()
@@ -161,14 +159,12 @@ class ThreadExecutor:
     def _begin_thread(self) -> bool:
         if self._hooks.thread_stop is not None:
             self._hooked.add(get_ident())
-        if self._hooks.thread_start is not None:
-            try:
-                self._hooks.thread_start()
-            except BaseException as error:
-                self._hooked.discard(get_ident())
-                text = f"hooks.thread_start failed: {type(error).__name__}: {error}"
-                self._hub.loop.run_callback_threadsafe(self._fatal, FatalError(text))
-                return False
+        try:
+            run_at_start(self._hooks.thread_start, "thread_start")
+        except FatalError as error:
+            self._hooked.discard(get_ident())
+            self._hub.loop.run_callback_threadsafe(self._fatal, error)
+            return False
         return True
 
     def _run_blocks(self) -> None:
@@ -223,11 +219,10 @@ class GreenletExecutor:
     def run(self, block: Block) -> None:
         if (self._hooks.thread_start or self._hooks.thread_stop) and gevent.getcurrent() not in self._hooked:
             self._hooked.add(gevent.getcurrent())
-            if self._hooks.thread_start is not None:
-                try:
-                    self._hooks.thread_start()
-                except Exception as error:
-                    self._fatal(FatalError(f"hooks.thread_start failed: {type(error).__name__}: {error}"))
+            try:
+                run_at_start(self._hooks.thread_start, "thread_start")
+            except FatalError as error:
+                self._fatal(error)
         slot = claim_greenlet(self._journal)
         block.waiter = gevent.getcurrent()
         try:
@@ -265,6 +260,11 @@ class GreenletExecutor:
             self._hooked.discard(own)
 
     def stop(self) -> None:
-        deadline = time.monotonic() + HOOKS_TIMEOUT
-        while self._hooked and time.monotonic() < deadline:
-            gevent.sleep(TICK)
+        _await_stop_hooks(self._hooked)
+
+
+def _await_stop_hooks(hooked: set[Any]) -> None:
+    """Until none is left to run, for HOOKS_TIMEOUT at the most."""
+    deadline = time.monotonic() + HOOKS_TIMEOUT
+    while hooked and time.monotonic() < deadline:
+        gevent.sleep(TICK)

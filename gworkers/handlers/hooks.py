@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gworkers.errors import FatalError
+
 log = logging.getLogger(__name__)
 
 Hook = Callable[[], object]
@@ -27,6 +29,16 @@ class Hooks:
     process_stop: Hook | None = None
     thread_start: Hook | None = None
     thread_stop: Hook | None = None
+
+
+def run_at_start(hook: Hook | None, name: str) -> None:
+    """Raises FatalError with what it raises."""
+    if hook is None:
+        return
+    try:
+        hook()
+    except (Exception, SystemExit) as error:
+        raise FatalError(f"hooks.{name} failed: {type(error).__name__}: {error}") from error
 
 
 def run_at_stop(hook: Hook | None, name: str) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from gworkers.handlers.block import Block
 from gworkers.handlers.job import Job
+from gworkers.handlers.time_limits import CALLERS
 
-#: Files of ours that call handlers.
-CALLERS = ("gworkers/handlers/routes.py", "gworkers/handlers/batches.py")
+_FILES = tuple(f"{name.replace('.', '/')}.py" for name in CALLERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,5 +36,5 @@ def standing(blocks: Iterable[Block]) -> Iterator[Standing]:
             continue
         frame = frames.get(slot.thread) if slot.thread else getattr(block.waiter, "gr_frame", None)
         summary = traceback.extract_stack(frame)
-        own = max((index + 1 for index, one in enumerate(summary) if one.filename.endswith(CALLERS)), default=0)
+        own = max((index + 1 for index, one in enumerate(summary) if one.filename.endswith(_FILES)), default=0)
         yield Standing(job, now - block.started, "".join(traceback.format_list(summary[own:] or summary)).rstrip())

@@ -43,7 +43,7 @@ _sleep = gevent.monkey.get_original("time", "sleep")
 _set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_exception.argtypes = (ctypes.c_ulong, ctypes.py_object)
 #: Who calls handlers: below them a thread's stack is not the handler's.
-_CALLERS = ("gworkers.handlers.routes", "gworkers.handlers.batches")
+CALLERS = ("gworkers.handlers.routes", "gworkers.handlers.batches")
 _NO_EXCEPTION = ctypes.py_object()  # a null pointer
 
 
@@ -75,7 +75,7 @@ def holds_locks(frame: FrameType | None) -> bool:
     depth = 0
     while frame is not None:
         module, caller = _module_of(frame), frame.f_back
-        if module in _CALLERS or (caller is not None and _module_of(caller) in _CALLERS):
+        if module in CALLERS or (caller is not None and _module_of(caller) in CALLERS):
             return False  # the handler's own function, whatever its module is called
         if module == "logging" or module.startswith("logging."):
             return True

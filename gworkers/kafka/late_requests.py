@@ -75,17 +75,11 @@ class LateRequests:
     def raise_epoch(self) -> None:
         """Between two transactions: shut out what may arrive late. Blocks. Raises kafka-python's
         errors."""
-        transactions = green.module("kafka.producer.transaction_manager")
         manager = self._producer._transaction_manager
-        with manager._lock:
-            manager._transition_to(transactions.TransactionState.BUMPING_PRODUCER_EPOCH)
-            manager._sequence_numbers.clear()
-            manager._last_acked_offset.clear()
-            handler = transactions.InitProducerIdHandler(manager, manager.transaction_timeout_ms, is_epoch_bump=True)
-            manager._enqueue_request(handler)
+        manager._sequence_numbers.clear()
+        manager._last_acked_offset.clear()
         self.possible = False
-        self._producer._sender.wakeup()
-        if not handler.result.wait(timeout_ms=self._producer.config["max_block_ms"]):
+        if not ask_for_epoch(self._producer, "BUMPING_PRODUCER_EPOCH").wait(timeout_ms=self._producer.config["max_block_ms"]):
             self.possible = True
             raise self._errors.KafkaTimeoutError("the epoch could not be raised in time")
         log.debug("the epoch was raised, because a request of the transaction before may arrive late")
@@ -95,3 +89,16 @@ class LateRequests:
         if self.possible:
             self.raise_epoch()
         self._producer.begin_transaction()
+
+
+def ask_for_epoch(producer: Any, state: str) -> Any:
+    """Have the coordinator raise the epoch of a producer's identity (KIP-360), by way of a state of
+    kafka-python's. Returns what kafka-python waits for. Does not block."""
+    transactions = green.module("kafka.producer.transaction_manager")
+    manager = producer._transaction_manager
+    with manager._lock:
+        manager._transition_to(transactions.TransactionState[state])
+        handler = transactions.InitProducerIdHandler(manager, manager.transaction_timeout_ms, is_epoch_bump=True)
+        manager._enqueue_request(handler)
+    producer._sender.wakeup()
+    return handler.result

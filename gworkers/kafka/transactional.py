@@ -19,7 +19,7 @@ from gworkers.kafka import green
 from gworkers.kafka.clients import Clients
 from gworkers.kafka.errors import Kind, classify
 from gworkers.kafka.group import to_kafka
-from gworkers.kafka.late_requests import LateRequests
+from gworkers.kafka.late_requests import LateRequests, ask_for_epoch
 from gworkers.kafka.producing import KafkaProducerClient
 from gworkers.kafka.protocols import Offsets
 
@@ -136,15 +136,8 @@ class KafkaTransactionalClient:
                 raise self._sentence(error) from error
 
     def _take_over(self, identity: Any) -> None:
-        transactions = green.module("kafka.producer.transaction_manager")
-        manager = self._kafka._transaction_manager
-        with manager._lock:
-            manager._transition_to(transactions.TransactionState.INITIALIZING)
-            manager.set_producer_id_and_epoch(identity)
-            handler = transactions.InitProducerIdHandler(manager, manager.transaction_timeout_ms, is_epoch_bump=True)
-            manager._enqueue_request(handler)
-        self._kafka._init_transactions_result = handler.result
-        self._kafka._sender.wakeup()
+        self._kafka._transaction_manager.set_producer_id_and_epoch(identity)
+        self._kafka._init_transactions_result = ask_for_epoch(self._kafka, "INITIALIZING")
 
     def fenced(self) -> FencedError:
         return FencedError(

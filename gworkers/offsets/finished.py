@@ -27,7 +27,7 @@ import os
 import struct
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Protocol
@@ -166,12 +166,6 @@ class Notes:
         HEAD.pack_into(self._bytes, 0, MAGIC, VERSION, 0, 0, 0, self._boot)
 
     # -- one file a process
-
-    def _files(self) -> Iterator[Path]:
-        for number in range(MOST_FILES):
-            path = self._folder / f"{self._pattern}.{number}"
-            if os.path.lexists(path):
-                yield path
 
     def _own(self) -> tuple[int, Path]:
         for number in range(MOST_FILES):

@@ -86,11 +86,22 @@ def room_for_threads() -> int | None:
     allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
     if allowed == resource.RLIM_INFINITY:
         return None
-    used = 0
-    with suppress(OSError, ValueError):
-        used = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+    used = _statm(0) or 0
     stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
     return max(0, allowed - used - LEFT) // (stack if stack != resource.RLIM_INFINITY else STACK)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return _statm(1) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _statm(column: int) -> int | None:
+    """Bytes of this process as /proc tells them: 0 of addresses, 1 in memory; None where it does
+    not."""
+    with suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text("ascii").split()[column]) * resource.getpagesize()
+    return None
 
 
 def _pids_max() -> int | None:

@@ -21,9 +21,9 @@ import gevent
 
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
-from gworkers.errors import ConfigError, FatalError, Problem, RestartError, UnavailableError, one_line
+from gworkers.errors import ConfigError, Problem, RestartError, UnavailableError, one_line
 from gworkers.handlers.executor import Executor, GreenletExecutor, ThreadExecutor, TooFewThreadsError
-from gworkers.handlers.hooks import Hooks, run_at_stop
+from gworkers.handlers.hooks import Hooks, run_at_start, run_at_stop
 from gworkers.handlers.hub_watchdog import HubWatchdog
 from gworkers.handlers.routes import Route
 from gworkers.kafka import green
@@ -189,11 +189,7 @@ class Process:
 
     def start(self) -> None:
         """Begin to take messages. Does not block."""
-        if self._hooks.process_start is not None:
-            try:
-                self._hooks.process_start()
-            except Exception as error:
-                raise FatalError(f"hooks.process_start failed: {type(error).__name__}: {error}") from error
+        run_at_start(self._hooks.process_start, "process_start")
         _tame_collector()
         try:
             room, wanted = limits.room_for_threads(), self._config.concurrency

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -71,10 +72,9 @@ class Master:
         os.set_blocking(wake, False)
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, lambda number, frame: None)
-        for number in (signal.SIGTSTP, signal.SIGCONT, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD):
-            signal.signal(number, lambda number, frame: None)
+        for number in signal.Signals:
+            if hasattr(self, f"_{number.name.lower()}"):
+                signal.signal(number, lambda number, frame: None)  # _on_signals does it
         self._selector.register(self._wake, selectors.EVENT_READ, ("signals", None))
 
     # -- life
@@ -144,7 +144,7 @@ class Master:
         if self._replacing is None and self._replace:
             number = self._replace.popleft()
             if number in self.workers:
-                self._replacing = (number, now + 1e9)  # until it has ended
+                self._replacing = (number, math.inf)  # until it has ended
                 self._retire(self.workers[number])
 
     def _tell_manager(self, now: float) -> None:

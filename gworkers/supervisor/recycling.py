@@ -6,16 +6,15 @@ The bounds are moved a little for each process, so that those that began togethe
 from __future__ import annotations
 
 import random
-import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import gevent
 
 from gworkers.config import schema
 from gworkers.config.units import format_duration
 from gworkers.loop import Fatal, Loop
+from gworkers.server import limits
 
 #: Seconds between two looks.
 INTERVAL = 1.0
@@ -57,15 +56,7 @@ class Recycling:
             return f"recycle.messages: {done:,} messages"
         if self._age is not None and age >= self._age:
             return f"recycle.age: it is {format_duration(round(age))} old"
-        size = _resident()
+        size = limits.resident()
         if self._memory is not None and size >= self._memory:
             return f"recycle.memory: it has {size >> 20} MiB"
         return None
-
-
-def _resident() -> int:
-    """Bytes of this process in memory."""
-    try:
-        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
-    except (OSError, ValueError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

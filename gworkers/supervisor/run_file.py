@@ -29,14 +29,10 @@ def _folder() -> Path:
     return Path(base, f"gworkers-{os.getuid()}")
 
 
-def _file(config: Path) -> Path:
-    name = hashlib.sha256(str(config.resolve()).encode()).hexdigest()[:16]
-    return _folder() / f"{name}.json"
-
-
 def path_of(config: Path) -> Path:
     """Where it is, for the configuration file ``config``."""
-    return _file(config)
+    name = hashlib.sha256(str(config.resolve()).encode()).hexdigest()[:16]
+    return _folder() / f"{name}.json"
 
 
 def write(config: Path, facts: dict[str, Any]) -> None:
@@ -49,7 +45,7 @@ def write(config: Path, facts: dict[str, Any]) -> None:
         file, temporary = tempfile.mkstemp(dir=folder)
         with open(file, "w", encoding="utf-8") as new:
             new.write(json.dumps({"pid": os.getpid(), "config": str(config.resolve()), **facts}))
-        os.replace(temporary, _file(config))
+        os.replace(temporary, path_of(config))
     except OSError as error:
         log.warning(
             "other commands will not find this server, because %s cannot be written: %s; set XDG_RUNTIME_DIR to a folder of this user's",
@@ -62,7 +58,7 @@ def read(config: Path) -> dict[str, Any] | None:
     """What the server that runs ``config`` left, None when none runs."""
     try:
         _check_owner(os.lstat(_folder()), str(_folder()))
-        with open(os.open(_file(config), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
+        with open(os.open(path_of(config), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
             _check_owner(os.fstat(file.fileno()), file.name)
             facts: dict[str, Any] = json.loads(file.read(MOST_CHARACTERS))
         if not (isinstance(facts, dict) and type(facts["pid"]) is int and facts["pid"] > 0 and isinstance(facts["servers"], str)):
@@ -84,4 +80,4 @@ def remove(config: Path) -> None:
     facts = read(config)
     if facts is not None and facts["pid"] == os.getpid():
         with contextlib.suppress(OSError):
-            _file(config).unlink()
+            path_of(config).unlink()

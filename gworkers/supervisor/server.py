@@ -248,6 +248,9 @@ class Server:
         if self._master is not None:
             self._master.tell(recycle=why)
             return
+        self._drain_to_begin_anew(why)
+
+    def _drain_to_begin_anew(self, why: str) -> None:
         log.info("%s: draining for up to %s, then beginning anew", why, format_duration(self._config.shutdown.grace))
         self.begin_anew = True
         self._stop_asked.set()
@@ -291,9 +294,7 @@ class Server:
             logs.last_words(wrong)
             return
         self._notify.reloading()
-        log.info("SIGHUP: draining for up to %s, then beginning anew", format_duration(self._config.shutdown.grace))
-        self.begin_anew = True
-        self._stop_asked.set()
+        self._drain_to_begin_anew("SIGHUP")
 
     def tell_stacks(self) -> None:
         found = self.process.pipeline.standing if self.process is not None else []
