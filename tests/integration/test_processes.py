@@ -7,20 +7,19 @@ import json
 import os
 import re
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import confluent_kafka
 import pytest
 import requests
 import yaml
 
 from tests.support.commands import gworkers
+from tests.support.load import load
 from tests.support.servers import Running, configuration, consume, produce, unique, until
 
 APP = """
@@ -30,6 +29,7 @@ def handle(value):
     return {"n": value["n"], "key": value["key"], "pid": os.getpid()}
 """
 KEYS = 100
+RATE = 400  # messages a second
 
 
 def settings(kafka: str, source: str, output: str, **more: Any) -> dict[str, Any]:
@@ -37,30 +37,9 @@ def settings(kafka: str, source: str, output: str, **more: Any) -> dict[str, Any
     return {**config, "processes": 2, **more}
 
 
-@contextmanager
-def load(kafka: str, topic: str, rate: int = 400) -> Iterator[list[int]]:
-    """A steady one; yields a list of one number, how many were sent."""
-    producer = confluent_kafka.Producer({"bootstrap.servers": kafka, "enable.idempotence": True})
-    over = threading.Event()
-    sent = [0]
-
-    def run() -> None:
-        begun = time.monotonic()
-        while not over.wait(0.01):
-            while sent[0] < (time.monotonic() - begun) * rate:
-                key = f"key-{sent[0] % KEYS}"
-                producer.produce(topic, json.dumps({"n": sent[0], "key": key}).encode(), key.encode())
-                sent[0] += 1
-            producer.poll(0)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield sent
-    finally:
-        over.set()
-        thread.join()
-        assert producer.flush(30) == 0
+def numbered(number: int) -> tuple[str, str]:
+    key = f"key-{number % KEYS}"
+    return key, json.dumps({"n": number, "key": key})
 
 
 def results(kafka: str, output: str) -> list[dict[str, Any]]:
@@ -101,7 +80,7 @@ def test_two_processes_share_the_work_and_end_together(real_kafka: str, source: 
     pids = joined(server)
     assert set(pids) == {0, 1}
     until(lambda: len(re.findall(r"assigned: \S+\[", server.log)) >= 2, 40, "both have partitions")
-    with load(real_kafka, source) as sent:
+    with load(real_kafka, source, RATE, numbered) as sent:
         until(lambda: len({value["pid"] for value in results(real_kafka, output)}) == 2, 30, "results of both")
     judge(real_kafka, output, sent[0])
     assert server.stop() == 0, server.log
@@ -120,7 +99,7 @@ def test_until_idle_ends_all_of_them(real_kafka: str, source: str, output: str, 
 def test_one_that_is_killed_is_replaced_and_at_work_again(real_kafka: str, source: str, output: str, start: Any) -> None:
     server = start(settings(real_kafka, source, output), app=APP)
     pids = joined(server)
-    with load(real_kafka, source) as sent:
+    with load(real_kafka, source, RATE, numbered) as sent:
         time.sleep(2)  # under load
         os.kill(pids[0], signal.SIGKILL)
         server.says(r"process 0 \(pid \d+\) was ended by SIGKILL; another takes its place")
@@ -142,7 +121,7 @@ def test_hup_replaces_them_one_by_one_and_a_bad_configuration_changes_nothing(
     server = start(config, app=APP)
     pids = joined(server)
     good = server.file.read_text()
-    with load(real_kafka, source) as sent:
+    with load(real_kafka, source, RATE, numbered) as sent:
         time.sleep(1)
         server.file.write_text(good + "no_such_key: 1\n")
         server.signal(signal.SIGHUP)
@@ -162,7 +141,7 @@ def test_hup_replaces_them_one_by_one_and_a_bad_configuration_changes_nothing(
 def test_ttin_and_ttou_are_one_more_and_one_less(real_kafka: str, source: str, output: str, start: Any) -> None:
     server = start(settings(real_kafka, source, output), app=APP)
     joined(server)
-    with load(real_kafka, source) as sent:
+    with load(real_kafka, source, RATE, numbered) as sent:
         server.signal(signal.SIGTTIN)
         until(lambda: len(workers(server)) == 3, 30, "three")
         time.sleep(1)
@@ -181,7 +160,7 @@ def test_a_supervisor_that_tells_every_process_to_stop_is_no_second_signal(real_
     """As systemd does with KillMode=control-group."""
     server = start(settings(real_kafka, source, output), app=APP)
     pids = joined(server)
-    with load(real_kafka, source) as sent:
+    with load(real_kafka, source, RATE, numbered) as sent:
         time.sleep(1.5)
         for pid in (server.process.pid, *pids.values()):
             os.kill(pid, signal.SIGTERM)
@@ -195,7 +174,7 @@ def test_a_supervisor_that_tells_every_process_to_stop_is_no_second_signal(real_
 def test_when_the_master_dies_they_drain(real_kafka: str, source: str, output: str, start: Any) -> None:
     server = start(settings(real_kafka, source, output), app=APP)
     pids = joined(server)
-    with load(real_kafka, source) as sent:
+    with load(real_kafka, source, RATE, numbered) as sent:
         time.sleep(1.5)
         server.signal(signal.SIGKILL)
         server.wait()
@@ -278,7 +257,7 @@ def test_two_processes_need_names_of_their_own(real_kafka: str, source: str, out
 def test_exactly_once_holds_with_two(real_kafka: str, source: str, output: str, start: Any) -> None:
     server = start(settings(real_kafka, source, output, delivery="exactly-once"), app=APP)
     pids = joined(server)
-    with load(real_kafka, source) as sent:
+    with load(real_kafka, source, RATE, numbered) as sent:
         time.sleep(1.5)
         with suppress(ProcessLookupError):
             os.kill(pids[1], signal.SIGKILL)
@@ -311,7 +290,7 @@ def test_a_process_is_replaced_after_so_many_messages(
     config = settings(real_kafka, source, output, recycle={"messages": 300}, executor=executor)
     server = start(config | {"processes": processes}, app=APP)
     server.says("assigned: ")
-    with load(real_kafka, source) as sent:
+    with load(real_kafka, source, RATE, numbered) as sent:
         until(lambda: server.log.count("recycle.messages: ") >= 3, 60, "three times")
     judge(real_kafka, output, sent[0])
     assert server.stop() == 0, server.log

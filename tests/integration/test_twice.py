@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from tests.support.load import load
 from tests.support.servers import committed, configuration, consume, create_topic, produce, unique, until
 
 CONCURRENCY = 64
@@ -32,31 +30,6 @@ def handle(value):
 """
 
 
-@contextmanager
-def load(kafka: str, topic: str, rate: int) -> Iterator[list[int]]:
-    """A steady one; yields a list of one number, how many were sent."""
-    producer = confluent_kafka.Producer({"bootstrap.servers": kafka, "linger.ms": 2, "enable.idempotence": True})
-    over = threading.Event()
-    sent = [0]
-
-    def run() -> None:
-        begun = time.monotonic()
-        while not over.wait(0.005):
-            while sent[0] < (time.monotonic() - begun) * rate:
-                producer.produce(topic, b"%d" % sent[0], b"key-%d" % (sent[0] % 1000))
-                sent[0] += 1
-            producer.poll(0)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield sent
-    finally:
-        over.set()
-        thread.join()
-        assert producer.flush(30) == 0
-
-
 @pytest.mark.parametrize("state", ["state_dir", "no state_dir"])
 def test_five_kills_under_load_repeat_what_was_running(
     real_kafka: str, source: str, output: str, start: Any, state: str, tmp_path: Path
@@ -67,7 +40,7 @@ def test_five_kills_under_load_repeat_what_was_running(
         config["state_dir"] = str(tmp_path / "state")
     kills = 5
     draw = random.Random(7)
-    with load(real_kafka, source, 3000) as sent:
+    with load(real_kafka, source, 3000, lambda n: (f"key-{n % 1000}", str(n))) as sent:
         server = start(config, app=ECHO, env=environment)
         for _ in range(kills):
             server.says("assigned: ")
