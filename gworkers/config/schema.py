@@ -414,7 +414,7 @@ class Config(Section):
         le=1000,
         description="How many processes, each a member of the group; with more than one a small master starts and replaces them. "
         "`auto` is as many as there are processor cores for this process.",
-        examples=["auto"],
+        examples=[4],
     )
     delivery: Literal["at-least-once", "exactly-once"] = Field(
         "at-least-once",
