@@ -9,10 +9,14 @@ from typing import Any
 
 from gworkers.handlers.job import Job
 from gworkers.kafka import green, probe, reasons, troubles
+from gworkers.kafka.errors import is_kafkas
 from gworkers.kafka.membership import KafkaMembership
 from gworkers.kafka.protocols import Committed, Listener, Offsets, TopicPartition, Trouble
 from gworkers.kafka.reading import MOST_BYTES, read_lean
 from gworkers.kafka.rights import Rights
+
+#: How long asking for the ends of paused partitions may take, in milliseconds.
+ENDS_TIMEOUT_MS = 5000
 
 
 class KafkaGroup:
@@ -94,6 +98,19 @@ class KafkaGroup:
         state = self._consumer._subscription.assignment.get(self._their(tp))  # highwater() raises where it is not assigned
         highwater: int | None = state.highwater if state is not None else None
         return highwater
+
+    def look_for_ends(self) -> None:
+        paused = self._consumer.paused()
+        try:
+            found = self._consumer.end_offsets(list(paused), timeout_ms=ENDS_TIMEOUT_MS) if paused else {}
+        except Exception as error:
+            if not is_kafkas(error):
+                raise
+            return
+        for theirs, end in found.items():
+            state = self._consumer._subscription.assignment.get(theirs)
+            if state is not None and end is not None and (state.highwater is None or end > state.highwater):
+                state.highwater = end
 
     def reset(self, tp: TopicPartition) -> None:
         theirs = self._their(tp)

@@ -124,8 +124,12 @@ class Group(Protocol):
         be, since the last call. It goes on at the end."""
 
     def end(self, tp: TopicPartition) -> int | None:
-        """The offset after the last message, as the last fetch told it; None while it is not known.
-        Never waits."""
+        """The offset after the last message, as the last fetch or ``look_for_ends`` told it; None
+        while it is not known. Never waits."""
+
+    def look_for_ends(self) -> None:
+        """Ask where the partitions end of which nothing is fetched, because they are paused. Blocks,
+        up to some seconds."""
 
     def topic_id(self, topic: str) -> bytes | None:
         """The 16 bytes that tell this topic from others of its name; None while they are not known.

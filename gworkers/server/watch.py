@@ -22,6 +22,8 @@ log = logging.getLogger("gworkers")
 ROUND_INTERVAL = 0.5
 TOPIC_INTERVAL = 1.0
 SAY_AWAY_AFTER = 3.0
+#: Seconds between two looks where partitions end of which nothing is read.
+ENDS_INTERVAL = 1.0
 #: How long the group may take to let this process in before it is said, in seconds.
 SAY_GROUP_AFTER = 5.0
 #: Seconds between two looks for why Kafka cannot be used.
@@ -56,13 +58,15 @@ class Watch:
         self._missing: set[str] = set()
         self._idle_since: float | None = None
         self._loop = Loop("watch", self._run, fatal)
+        self._ends = Loop("ends", self._look_for_ends, fatal)
         self._look_ups: list[Loop] = []
 
     def start(self) -> None:
         self._loop.start()
+        self._ends.start()
 
     def stop(self) -> None:
-        for loop in (self._loop, *self._look_ups):
+        for loop in (self._loop, self._ends, *self._look_ups):
             loop.stop()
 
     def _run(self) -> None:
@@ -125,6 +129,12 @@ class Watch:
         self._missing = missing
         if missing:
             self._group.look_for_topics()
+
+    def _look_for_ends(self) -> None:
+        """While a partition is paused, no fetch tells how much comes after what was read of it."""
+        while True:
+            gevent.sleep(ENDS_INTERVAL)
+            self._group.look_for_ends()
 
     def _wait_for(self, topic: str) -> None:
         while self._group.missing([topic]):

@@ -195,6 +195,7 @@ def test_status_says_how_it_is_and_what_holds_it_back(serving: Any, kafka_server
     assert told()["why"] == "there is nothing to do"
     produce(kafka_servers, source, ((None, b"%d" % n) for n in range(200)))
     until(lambda: told()["holds_back"] == "handlers", what="busy handlers")
+    until(lambda: told()["lag"] == 200, what="a lag of all messages")
     found = told()
     assert (found["ok"], found["why"], found["running"]) == (True, "all 8 handlers are busy", 8)
     assert sum(partition["lag"] or 0 for partition in found["partitions"]) == 200
@@ -209,6 +210,23 @@ def test_status_says_how_it_is_and_what_holds_it_back(serving: Any, kafka_server
     assert server.stop() == 0
     gone = gworkers("status", "-c", str(server.file), folder=server.folder)
     assert (gone.returncode, gone.stderr) == (69, f"gworkers: no server runs {server.file}; start one with gworkers -c {server.file}\n")
+
+
+def test_lag_grows_while_nothing_more_is_read(start: Any, kafka_servers: str, source: str) -> None:
+    app = "import pathlib, time\ndef handle(value):\n    while not pathlib.Path('go-on').exists(): time.sleep(0.02)\n    return value\n"
+    server = start(configuration(kafka_servers, "app:handle", source, admin={"bind": "127.0.0.1:0"}, buffer={"messages": 20}), app=app)
+    address = server.says(r"admin at (\S+)")[1]
+
+    def told() -> Any:
+        return requests.get(f"http://{address}/status", timeout=5).json()
+
+    produce(kafka_servers, source, ((None, b"%d" % n) for n in range(100)), partition=0)
+    until(lambda: any(partition["paused"] for partition in told()["partitions"]), what="a paused partition")
+    produce(kafka_servers, source, ((None, b"%d" % n) for n in range(400)), partition=0)
+    until(lambda: told()["lag"] == 500, what="the lag of all messages")
+    (server.folder / "go-on").touch()
+    until(lambda: (told()["done"], told()["lag"]) == (500, 0), what="the end of it")
+    assert server.stop() == 0
 
 
 def test_status_without_an_address_or_with_a_wrong_token_is_a_sentence(

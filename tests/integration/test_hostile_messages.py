@@ -136,7 +136,7 @@ def test_replay_goes_to_topics_of_the_configuration_and_a_bad_letter_costs_itsel
     assert "1 left out: they name the topic 'bad topic', which no route consumes" in done.stderr
     assert "1 left out: they do not say where they came from" in done.stderr
     assert "\x1b" not in done.stderr.replace("\x1b[?25", "")
-    assert [m.value() for m in consume(real_kafka, source)] == [b"0", b"5"]
+    assert sorted(m.value() for m in consume(real_kafka, source)) == [b"0", b"5"]
     assert not consume(real_kafka, victim)
     again = gworkers("dead-letters", "replay", "-c", "app.yaml", "--to", victim, folder=tmp_path)
     assert again.returncode == 0, again.stderr
