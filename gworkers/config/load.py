@@ -286,6 +286,12 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
         path = ("delivery",)
         text = "the embedded broker knows no transactions; name an Apache Kafka in kafka.bootstrap_servers, or write at-least-once"
         yield Problem(document.where(path), "delivery", text)
+    if config.delivery == "exactly-once" and not config.commit.map:
+        path = ("commit", "map")
+        text = (
+            "exactly-once needs the map of what is finished beyond the committed offset, or that comes twice after a crash; leave this out"
+        )
+        yield Problem(document.where(path), dotted(path), text)
     if config.processes > 1 and config.delivery == "exactly-once" and "%(process)s" not in config.instance:
         path = ("instance",)
         yield Problem(document.where(path), "instance", f"{config.processes} processes need a name each; write %(process)s into it")

@@ -88,8 +88,11 @@ def _classes() -> dict[type, Kind]:
 
 def classify(error: Any) -> Kind:
     """The kind of an error, or of a class of errors."""
-    if isinstance(error, PartitionGoneError) or _OF_A_NEIGHBOUR in str(error):
+    text = str(error)
+    if isinstance(error, PartitionGoneError) or _OF_A_NEIGHBOUR in text:
         return Kind.SEND_AGAIN
+    if "OffsetMetadataTooLargeError" in text:  # of a transaction, where kafka-python wraps it
+        return Kind.METADATA_TOO_LARGE
     known = _classes()
     for cls in (error if isinstance(error, type) else type(error)).__mro__:
         if cls in known:

@@ -59,7 +59,9 @@ class KafkaGroup:
 
     def poll(self, wait_ms: int, most: int) -> dict[TopicPartition, list[Job]]:
         self.membership.join()
-        found: dict[TopicPartition, list[Job]] = self._consumer.poll(timeout_ms=wait_ms, max_records=most)
+        if not most and (assigned := self._consumer.assignment()):
+            self._consumer.pause(*assigned)  # also those that have just come
+        found: dict[TopicPartition, list[Job]] = self._consumer.poll(timeout_ms=wait_ms, max_records=most or 1)
         return found
 
     def pause_only(self, tps: Collection[TopicPartition]) -> None:
@@ -100,9 +102,10 @@ class KafkaGroup:
         return highwater
 
     def look_for_ends(self) -> None:
-        paused = self._consumer.paused()
+        assigned = list(self._consumer._subscription.assignment.items())
+        wanted = [theirs for theirs, state in assigned if state.paused or state.highwater is None]
         try:
-            found = self._consumer.end_offsets(list(paused), timeout_ms=ENDS_TIMEOUT_MS) if paused else {}
+            found = self._consumer.end_offsets(wanted, timeout_ms=ENDS_TIMEOUT_MS) if wanted else {}
         except Exception as error:
             if not is_kafkas(error):
                 raise

@@ -98,8 +98,8 @@ class Group(Protocol):
         """To topics by name, and to those that match a pattern, without those that stand behind it."""
 
     def poll(self, wait_ms: int, most: int) -> dict[TopicPartition, list[Job]]:
-        """Join the group if need be, and up to ``most`` messages as Jobs without a partition.
-        Blocks."""
+        """Join the group if need be, and up to ``most`` messages as Jobs without a partition; with 0
+        none, whatever is assigned meanwhile. Blocks."""
 
     def pause_only(self, tps: Collection[TopicPartition]) -> None:
         """From now on ``poll`` brings nothing of these, and again of all others that are assigned."""
@@ -128,8 +128,8 @@ class Group(Protocol):
         while it is not known. Never waits."""
 
     def look_for_ends(self) -> None:
-        """Ask where the partitions end of which nothing is fetched, because they are paused. Blocks,
-        up to some seconds."""
+        """Ask where the partitions end of which no fetch tells it: they are paused, or came back while
+        the broker believed that they had never gone (KIP-227). Blocks, up to some seconds."""
 
     def topic_id(self, topic: str) -> bytes | None:
         """The 16 bytes that tell this topic from others of its name; None while they are not known.

@@ -146,15 +146,7 @@ class Notes:
         self._pattern = f"finished.{sha256(group.encode()).hexdigest()[:16]}"
         self._folder = folder
         self._boot = blake2b(boot.encode(), digest_size=16).digest()
-        self._clear_away()
-        self._file, self.path = self._own()
-        try:
-            os.posix_fallocate(self._file, 0, BYTES)  # a full disk is told now, not by SIGBUS later
-            self._bytes = memoryview(mmap.mmap(self._file, BYTES))
-        except OSError:
-            os.unlink(self.path)
-            os.close(self._file)
-            raise
+        self._bytes = self._room()
         self._words = self._bytes.cast("q")
         self._half = 0
         self._counts = [0, 0]
@@ -166,6 +158,18 @@ class Notes:
         HEAD.pack_into(self._bytes, 0, MAGIC, VERSION, 0, 0, 0, self._boot)
 
     # -- one file a process
+
+    def _room(self) -> memoryview:
+        """BYTES of zeros that outlive the process."""
+        self._clear_away()
+        self._file, self.path = self._own()
+        try:
+            os.posix_fallocate(self._file, 0, BYTES)  # a full disk is told now, not by SIGBUS later
+            return memoryview(mmap.mmap(self._file, BYTES))
+        except OSError:
+            os.unlink(self.path)
+            os.close(self._file)
+            raise
 
     def _own(self) -> tuple[int, Path]:
         for number in range(MOST_FILES):

@@ -55,11 +55,12 @@ class Progress:
 
 class OffsetBuilder:
     """Builds commits. with_map: whether what is finished beyond the lowest unfinished offset goes
-    along."""
+    along; needed: nothing is delivered without it."""
 
-    def __init__(self, events: Events, *, with_map: bool) -> None:
+    def __init__(self, events: Events, *, with_map: bool, needed: bool = False) -> None:
         self._events = events
         self._with_map = with_map
+        self._needed = needed
 
     @staticmethod
     def moved(partition: Partition) -> bool:
@@ -89,8 +90,14 @@ class OffsetBuilder:
         self._events.committed.send([partition for partition, _ in progress.reached])
 
     def failed(self, error: BaseException) -> bool:
-        """True when it can be tried again at once, in another way."""
+        """True when it can be tried again at once, in another way. Raises UnavailableError when no
+        further attempt can help."""
         if classify(error) is Kind.METADATA_TOO_LARGE and self._with_map:
+            if self._needed:
+                raise UnavailableError(
+                    "the broker takes less metadata with a commit than the map of finished offsets needs, without which results would "
+                    "come twice after a crash; raise the broker's offset.metadata.max.bytes to 4096, or write delivery: at-least-once"
+                ) from error
             self._with_map = False
             log.warning(
                 "the broker takes less metadata with a commit than the map of finished offsets needs; it is left out from now on, "

@@ -130,7 +130,7 @@ class Consumer:
             if time.monotonic() - self._looked > LOOK_INTERVAL:
                 self._looked = time.monotonic()
                 self._assignments.look_for_topics_made_anew()
-            found = self._poll_once(most or 1, (POLL_WAIT_PAUSED_MS if paused else POLL_WAIT_MS) if most else 0)
+            found = self._poll_once(most, (POLL_WAIT_PAUSED_MS if paused else POLL_WAIT_MS) if most else 0)
             if found:
                 self._feed(found)
                 gevent.sleep(0)

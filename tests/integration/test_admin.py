@@ -6,13 +6,18 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from gworkers.config.load import Loaded
+from gworkers.config.schema import Config
+from gworkers.kafka.clients import Clients
+from gworkers.kafka.connections import KafkaConnections
+from gworkers.kafka.protocols import TopicPartition
 from tests.support.commands import gworkers
 from tests.support.servers import configuration, consume, create_topic, produce, unique, until
 
@@ -242,3 +247,31 @@ def test_status_without_an_address_or_with_a_wrong_token_is_a_sentence(
     done = gworkers("status", "-c", str(guarded.file), "--set", "admin.read_token=another-0123456789", folder=guarded.folder)
     assert done.returncode == 69
     assert "cannot be asked: " in done.stderr
+
+
+def test_the_end_of_a_partition_that_no_fetch_tells_is_asked_for(kafka_servers: str, source: str) -> None:
+    """A partition that went and came back between two fetches is one to the broker that never went: it
+    says nothing of it until a message comes (KIP-227)."""
+    produce(kafka_servers, source, ((None, b"%d" % n) for n in range(3)), partition=0)
+    config = Config.model_validate(configuration(kafka_servers, "app:handle", source))
+    group = KafkaConnections(Clients(Loaded.of(config), kafka_servers), 30).group
+    came: list[TopicPartition] = []
+
+    class Listening:
+        async def revoked(self, tps: Iterable[TopicPartition]) -> None: ...
+
+        async def lost(self, tps: Iterable[TopicPartition]) -> None: ...
+
+        async def assigned(self, tps: Iterable[TopicPartition]) -> None:
+            came.extend(tps)
+
+    try:
+        group.subscribe([source], {}, Listening())
+        first = TopicPartition(source, 0)
+        until(lambda: group.poll(100, 10) is not None and group.end(first) == 3, what="the end, as a fetch tells it")
+        group._consumer._subscription.assignment[first].highwater = None
+        assert group.end(first) is None
+        group.look_for_ends()
+        assert group.end(first) == 3
+    finally:
+        group.close(5)

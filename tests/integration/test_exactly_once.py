@@ -257,6 +257,37 @@ def test_a_transaction_log_that_wants_more_brokers_is_told(real_kafka: str, star
         kafka.stop()
 
 
+@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
+def test_a_broker_that_takes_no_map_with_a_commit_is_told(real_kafka: str, start: Any, delivery: str) -> None:
+    """At least once goes on without the map; exactly-once cannot be had then."""
+    kafka = broker.Kafka(offset_metadata_max_bytes="4")
+    try:
+        kafka.start()
+        source, output = create_topic(kafka.servers, "in", partitions=1), create_topic(kafka.servers, "out")
+        if delivery == "exactly-once":
+            config = exactly_once(kafka.servers, source, output)
+        else:
+            config = configuration(kafka.servers, "app:handle", source, output)
+        app = "import pathlib, time\ndef handle(value):\n    while value == b'0' and not pathlib.Path('go-on').exists():\n"
+        app += "        time.sleep(0.02)\n    return value\n"
+        server = start(config, app=app)
+        server.says("assigned: ")
+        produce(kafka.servers, source, ((None, b"%d" % n) for n in range(5)))
+        told = "the broker takes less metadata with a commit than the map of finished offsets needs"
+        server.says(told)
+        if delivery == "exactly-once":
+            assert server.wait(30) == 69, server.log
+            assert "raise the broker's offset.metadata.max.bytes to 4096, or write delivery: at-least-once" in server.log
+            assert "Traceback" not in server.log
+            return
+        (server.folder / "go-on").touch()
+        until(lambda: len(consume(kafka.servers, output)) == 5, what="all results")
+        assert server.stop() == 0, server.log
+        assert server.log.count(told) == 1
+    finally:
+        kafka.stop()
+
+
 def test_a_broker_that_is_long_away_is_waited_for(real_kafka: str, start: Any) -> None:
     kafka = broker.Kafka(transaction_abort_timed_out_transaction_cleanup_interval_ms="500")
     try:

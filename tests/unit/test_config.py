@@ -175,6 +175,12 @@ def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
             "make one of them fit the other",
         ),
         (
+            "kafka: {group: g, bootstrap_servers: 'k:1'}\nroutes: {r: {topics: [t], handler: m:f}}\n"
+            "delivery: exactly-once\ncommit: {map: off}\n",
+            "app.yaml:4: commit.map: exactly-once needs the map of what is finished beyond the committed offset, or that comes twice after "
+            "a crash; leave this out",
+        ),
+        (
             GOOD + "transaction: {interval: 50ms}\n",
             "app.yaml:7: transaction: it is for delivery: exactly-once; write that, or leave this out",
         ),
