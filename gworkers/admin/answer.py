@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked: the query's parameters, the last of each name, and the Authorization header."""
+
+    query: Mapping[str, str]
+    authorization: str
+
+
+class BadRequestError(ValueError):
+    """A request that cannot be done; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,11 @@ class Answer:
         """Without the token of the configuration."""
         told = "a token of admin.token or admin.read_token is needed, as Authorization: Bearer …\n"
         return cls("401 Unauthorized", "text/plain", told, (("WWW-Authenticate", "Bearer"),))
+
+    @classmethod
+    def wrong(cls, status: str, why: str, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+        """JSON with ``ok`` false and the reason."""
+        return cls(status, "application/json", cls.shown(False, {"why": why}).body, headers)
 
     @classmethod
     def not_found(cls, pages: Iterable[str]) -> Answer:

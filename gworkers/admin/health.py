@@ -1,5 +1,5 @@
-"""``/healthz`` (the process lives) and ``/readyz`` (it is a member of its group, with partitions or
-standing by for them)."""
+"""``/livez`` (starting it anew would not help), ``/healthz`` (it is well) and ``/readyz`` (it is a
+member of its group, with partitions or standing by for them)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def well(snapshot: Snapshot) -> bool:
 def alive(snapshot: Snapshot) -> bool:
     """Whether polling goes on, as far as Kafka is there: starting anew would not help otherwise."""
     return snapshot.last_poll_age < STALE_POLL or snapshot.away > 0
+
+
+def lives(snapshot: Snapshot) -> Answer:
+    """For whoever starts it anew when this fails: Kafka's being away is no reason."""
+    return Answer.of(alive(snapshot), {"last_poll_seconds_ago": round(snapshot.last_poll_age, 1), "stuck_handlers": snapshot.stuck})
 
 
 def healthy(snapshot: Snapshot) -> Answer:

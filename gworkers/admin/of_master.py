@@ -3,7 +3,9 @@
 - ``/healthz`` is well while every process that runs is, and one does;
 - ``/readyz`` when one of them is ready;
 - ``/status`` has what each of them says of itself;
-- ``/metrics`` has each process's figures under its number, ``process="0"``.
+- ``/stacks`` has the handlers of each;
+- ``/metrics`` has each process's figures under its number, ``process="0"``;
+- what operates it goes to each of them; ``/scale`` (``processes``) to the master, by its signals.
 
 A process of its own beside the master (gworkers.supervisor.master), which tells it on standard input
 where the processes are, a JSON object a line, and ends it by closing that.
@@ -12,23 +14,30 @@ where the processes are, a JSON object a line, and ends it by closing that.
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 import gevent
 import gevent.fileobject
 from gevent import socket
 from gevent.pool import Group
 
-from gworkers.admin.answer import Answer
+from gworkers.admin.answer import Answer, BadRequestError, Request
 from gworkers.admin.server import Admin, Pages
 from gworkers.config.load import Loaded
 
 #: How long a process has to answer, in seconds, and how much it may say, in bytes.
 PATIENCE = 2.0
 MOST = 4 * 2**20
+#: Processes there may be, and seconds between two signals to the master.
+MOST_PROCESSES = 1000
+SIGNAL_INTERVAL = 0.02
 
 _SAMPLE = re.compile(r"^(gworkers_\w+)(?:\{(.*)\})? (\S+)$")
 
@@ -40,26 +49,60 @@ class OfMaster:
         self.addresses: dict[int, str | None] = {}
 
     def pages(self) -> Pages:
-        return {"/healthz": self._healthy, "/readyz": self._ready, "/status": self._status, "/metrics": self._metrics}
+        return {
+            "/livez": partial(self._well, "/livez"),
+            "/healthz": partial(self._well, "/healthz"),
+            "/readyz": self._ready,
+            "/status": partial(self._shown, "/status"),
+            "/stacks": partial(self._shown, "/stacks"),
+            "/metrics": self._metrics,
+        }
 
-    def _healthy(self, authorization: str) -> Answer:
-        found = self._ask_all("/healthz", authorization)
+    def actions(self) -> Pages:
+        """They go to each process with all that was asked."""
+        to_all = {path: partial(self._operate, path) for path in ("/pause", "/resume", "/quiet", "/go-on")}
+        return {**to_all, "/scale": self._scale}
+
+    def _well(self, path: str, request: Request) -> Answer:
+        found = self._ask_all("GET", path, request)
         good = bool(found) and all(status == 200 for status, _ in found.values())
         return Answer.of(good, {"processes": _facts(found)})
 
-    def _ready(self, authorization: str) -> Answer:
-        found = self._ask_all("/readyz", authorization)
+    def _ready(self, request: Request) -> Answer:
+        found = self._ask_all("GET", "/readyz", request)
         return Answer.of(any(status == 200 for status, _ in found.values()), {"processes": _facts(found)})
 
-    def _status(self, authorization: str) -> Answer:
-        facts = _facts(self._ask_all("/status", authorization))
+    def _shown(self, path: str, request: Request) -> Answer:
+        facts = _facts(self._ask_all("GET", path, request))
         good = bool(facts) and all(one["ok"] for one in facts.values())
         return Answer.shown(good, {"processes": facts})
 
-    def _metrics(self, authorization: str) -> Answer:
+    def _operate(self, path: str, request: Request) -> Answer:
+        found = self._ask_all("POST", path, request)
+        refused = next(
+            (facts["why"] for status, facts in zip((s for s, _ in found.values()), _facts(found).values(), strict=True) if status == 400),
+            None,
+        )
+        if refused is not None:
+            raise BadRequestError(refused)
+        good = bool(found) and all(status == 200 for status, _ in found.values())
+        return Answer.of(good, {"processes": _facts(found)})
+
+    def _scale(self, request: Request) -> Answer:
+        """So many signals, as an operator would send them by hand."""
+        text = request.query.get("processes", "")
+        if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MOST_PROCESSES):
+            raise BadRequestError(f"processes has to be a number from 1 to {MOST_PROCESSES}, and is {text!r}")
+        before, wanted = len(self.addresses), int(text)
+        for _ in range(abs(wanted - before)):
+            os.kill(os.getppid(), signal.SIGTTIN if wanted > before else signal.SIGTTOU)
+            gevent.sleep(SIGNAL_INTERVAL)  # two of a kind that come at once are one
+        return Answer.shown(True, {"processes": wanted, "before": before})
+
+    def _metrics(self, request: Request) -> Answer:
         heads: dict[str, list[str]] = {}
         samples: dict[str, list[str]] = {}
-        for number, (status, body) in self._ask_all("/metrics", authorization).items():
+        for number, (status, body) in self._ask_all("GET", "/metrics", request).items():
             for line in body.splitlines() if status == 200 else ():
                 sample = _SAMPLE.match(line)
                 if sample is not None:
@@ -72,16 +115,17 @@ class OfMaster:
         lines += ["# HELP gworkers_processes Processes that run.", "# TYPE gworkers_processes gauge", f"gworkers_processes {running}"]
         return Answer("200 OK", "text/plain; version=0.0.4", "\n".join(lines) + "\n")
 
-    def _ask_all(self, path: str, authorization: str) -> dict[int, tuple[int, str]]:
+    def _ask_all(self, method: str, path: str, request: Request) -> dict[int, tuple[int, str]]:
         """Each process's answer; status 0 of one that gives none."""
         asked = [(number, address) for number, address in sorted(self.addresses.items()) if address]
-        answers = Group().map(lambda one: _ask(one[1], path, authorization), asked)
+        target = path + (f"?{urlencode(request.query)}" if request.query else "")
+        answers = Group().map(lambda one: _ask(one[1], method, target, request.authorization), asked)
         return {number: answer for (number, _), answer in zip(asked, answers, strict=True)}
 
 
-def _ask(address: str, path: str, authorization: str) -> tuple[int, str]:
+def _ask(address: str, method: str, target: str, authorization: str) -> tuple[int, str]:
     host, _, port = address.rpartition(":")
-    head = f"GET {path} HTTP/1.0\r\nHost: {address}\r\n" + (f"Authorization: {authorization}\r\n" if authorization else "") + "\r\n"
+    head = f"{method} {target} HTTP/1.0\r\nHost: {address}\r\n" + (f"Authorization: {authorization}\r\n" if authorization else "") + "\r\n"
     data = b""
     with gevent.Timeout(PATIENCE, False), suppress(OSError, ValueError, IndexError):
         with socket.create_connection((host.strip("[]"), int(port))) as connection:
@@ -105,7 +149,7 @@ def _facts(found: dict[int, tuple[int, str]]) -> dict[str, Any]:
 def serve(loaded: Loaded) -> None:
     """Until standard input ends. Raises UnavailableError when the port cannot be had."""
     all_of_them = OfMaster()
-    admin = Admin(loaded.config.admin, all_of_them.pages())
+    admin = Admin(loaded.config.admin, all_of_them.pages(), all_of_them.actions())
     print(json.dumps({"admin": admin.start()}), flush=True)
     for line in gevent.fileobject.FileObject(sys.stdin.buffer, "rb"):
         all_of_them.addresses = {int(number): address for number, address in json.loads(line).items()}

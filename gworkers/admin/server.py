@@ -1,9 +1,12 @@
-"""The admin address over HTTP: ``/healthz`` (the process lives), ``/readyz`` (it has partitions or
-stands by for them), ``/status`` (all that is seen of it, as JSON), ``/metrics`` (Prometheus).
+"""The admin address over HTTP: ``/livez`` (starting it anew would not help), ``/healthz`` (it is
+well), ``/readyz`` (it has partitions or stands by for them), ``/status`` (all that is seen of it, as
+JSON), ``/stacks`` (where each handler stands), ``/metrics`` (Prometheus); and what operates it
+(gworkers.admin.operate), by POST and with the token for it.
 
 It is made for whoever may reach it: a bounded number of connections, of which the oldest gives way
-to a new one, so that nobody shuts a health check out by holding them; a few seconds for a request;
-reading requests alone; and no line in the log for what somebody sends there.
+to a new one, so that nobody shuts a health check out by holding them; a few seconds for a request,
+which has no body; nothing that operates it from another site's page; and no line in the log for what
+somebody sends there.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import gevent
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from gworkers.admin import health, metrics, status
-from gworkers.admin.answer import Answer
+from gworkers.admin.answer import Answer, BadRequestError, Request
 from gworkers.config import schema
 from gworkers.errors import UnavailableError
+from gworkers.handlers.stacks import Standing
 from gworkers.pipeline.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -32,7 +37,7 @@ log = logging.getLogger(__name__)
 MOST_CONNECTIONS = 64
 REQUEST_TIMEOUT = 5.0
 
-_METHODS = ("GET", "HEAD")
+_METHODS = ("GET", "HEAD", "POST")
 
 
 class _RefusedError(ValueError):
@@ -98,16 +103,18 @@ class _Server(WSGIServer):  # type: ignore[misc]
             self._open.pop(own, None)
 
 
-#: What there is: from a path and the Authorization header that was given to what is answered.
-Pages = Mapping[str, Callable[[str], Answer]]
+#: What there is: by path, from what is asked to what is answered.
+Pages = Mapping[str, Callable[[Request], Answer]]
 
 
-def pages_of(snapshot: Callable[[], Snapshot], config: schema.Config) -> Pages:
-    """Those of one process."""
+def pages_of(snapshot: Callable[[], Snapshot], config: schema.Config, standing: Callable[[], list[Standing]]) -> Pages:
+    """What is to be seen of one process."""
     return {
         "/status": lambda _: status.page(snapshot(), config),
+        "/livez": lambda _: health.lives(snapshot()),
         "/healthz": lambda _: health.healthy(snapshot()),
         "/readyz": lambda _: health.ready(snapshot()),
+        "/stacks": lambda _: status.stacks(standing()),
         "/metrics": lambda _: metrics.page(snapshot()),
     }
 
@@ -116,11 +123,13 @@ class Admin:
     """A small HTTP server on the hub. Handlers of messages never run on it, and it never blocks on
     them."""
 
-    def __init__(self, config: schema.Admin, pages: Pages) -> None:
+    def __init__(self, config: schema.Admin, pages: Pages, actions: Pages) -> None:
         assert config.bind is not None
         self._pages = pages
+        self._actions = actions
         self._bind = config.bind
-        self._tokens = [token.encode() for token in (config.token, config.read_token) if token is not None]
+        self._token = config.token.encode() if config.token is not None else None
+        self._read_token = config.read_token.encode() if config.read_token is not None else None
         host, _, port = config.bind.rpartition(":")
         self._server = _Server((host.strip("[]"), int(port)), self._answer, log=None, error_log=log)
 
@@ -147,22 +156,39 @@ class Admin:
         self._server.stop(timeout=0.5)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        page = self._pages.get(environ["PATH_INFO"])
-        authorization = environ.get("HTTP_AUTHORIZATION", "")
-        if not self._may(authorization):
-            answer = Answer.not_allowed()
-        else:
-            answer = page(authorization) if page is not None else Answer.not_found(self._pages)
+        answer = self._answer_to(environ)
         data = answer.body.encode()
         headers = [("Content-Type", f"{answer.kind}; charset=utf-8"), ("Content-Length", str(len(data))), *answer.headers]
         start_response(answer.status, [*headers, ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")])
         return [data] if environ["REQUEST_METHOD"] != "HEAD" else []
 
-    def _may(self, authorization: str) -> bool:
-        """Whether the request carries one of the tokens, where there are any."""
-        if not self._tokens:
-            return True
+    def _answer_to(self, environ: dict[str, Any]) -> Answer:
+        path, operates = environ["PATH_INFO"], environ["REQUEST_METHOD"] == "POST"
+        request = Request(dict(parse_qsl(environ.get("QUERY_STRING", ""), max_num_fields=20)), environ.get("HTTP_AUTHORIZATION", ""))
+        may_read, may_operate = self._may(request.authorization)
+        if not may_read:
+            return Answer.not_allowed()
+        page = (self._actions if operates else self._pages).get(path)
+        if page is None:
+            if path in (self._pages if operates else self._actions):
+                allowed = "GET, HEAD" if operates else "POST"
+                return Answer.wrong("405 Method Not Allowed", f"{path} is asked by {allowed}", (("Allow", allowed),))
+            return Answer.not_found([*self._pages, *(f"POST {name}" for name in self._actions)])
+        if operates and not may_operate:
+            return Answer.wrong("403 Forbidden", "this token may read; admin.token may operate")
+        if operates and environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("same-origin", "none"):
+            return Answer.wrong("403 Forbidden", "it is asked from another site's page")
+        try:
+            return page(request)
+        except BadRequestError as error:
+            return Answer.wrong("400 Bad Request", str(error))
+
+    def _may(self, authorization: str) -> tuple[bool, bool]:
+        """Whether who asks may read, and may operate. Without any token whoever reaches it may, and it
+        is on loopback then."""
+        if self._token is None and self._read_token is None:
+            return True, True
         kind, _, given = authorization.partition(" ")
-        found = given.strip().encode("latin-1", "replace")
-        matches = [hmac.compare_digest(found, token) for token in self._tokens]  # each, so that the time tells nothing
-        return kind.lower() == "bearer" and any(matches)
+        found = given.strip().encode("latin-1", "replace") if kind.lower() == "bearer" else b""
+        operates, reads = (token is not None and hmac.compare_digest(found, token) for token in (self._token, self._read_token))
+        return operates or reads, operates

@@ -10,7 +10,8 @@ import gworkers
 from gworkers.admin import health
 from gworkers.admin.answer import Answer
 from gworkers.config.schema import Config
-from gworkers.pipeline.snapshot import Snapshot
+from gworkers.handlers.stacks import Standing
+from gworkers.pipeline.snapshot import BY_OPERATOR, Snapshot
 
 #: Results that have waited for longer than this, in seconds, are held back by the broker.
 LONG = 1.0
@@ -25,10 +26,17 @@ def holds_back(snapshot: Snapshot, config: Config) -> tuple[str, str]:
         return "group", "the group has not been joined yet"
     if snapshot.results_wait > LONG:
         return "broker", f"results have waited {snapshot.results_wait:.0f} s for the broker to acknowledge them"
+    if snapshot.quiet:
+        return "quiet", f"it begins nothing new until it is told to go on; {running} run"
     if snapshot.buffered_bytes >= config.buffer.bytes:
         return "buffer", f"{snapshot.buffered_bytes:,} bytes of messages and results are in the process, all that buffer.bytes allows"
     if running >= config.concurrency:
         return "handlers", f"all {config.concurrency} handlers are busy"
+    stopped = [
+        partition for partition in snapshot.partitions if partition.why_paused == BY_OPERATOR and (partition.lag or partition.waiting)
+    ]
+    if stopped and not running:
+        return "paused", f"an operator has paused {', '.join(snapshot.paused)}"
     if waiting and running:
         return "order", f"{waiting:,} messages wait, for an earlier one of their key or partition, a rate or a limit; {running:,} run"
     if waiting:
@@ -41,6 +49,23 @@ def holds_back(snapshot: Snapshot, config: Config) -> tuple[str, str]:
     if held:
         return "partitions", f"{held} partitions stand still, because a batch in them is larger than buffer.bytes"
     return "nothing", "there is nothing to do" if snapshot.partitions else "it stands by: all partitions are others'"
+
+
+def stacks(standing: list[Standing]) -> Answer:
+    """Where each handler stands, the one that began first before the others."""
+    found = [
+        {
+            "route": one.job.partition.route.name,
+            "topic": one.job.source[0],
+            "partition": one.job.source[1],
+            "offset": one.job.source[2],
+            "attempt": one.job.attempt,
+            "age": round(one.age, 3),
+            "stack": one.stack,
+        }
+        for one in standing
+    ]
+    return Answer.shown(True, {"running": found})
 
 
 def page(snapshot: Snapshot, config: Config) -> Answer:

@@ -26,15 +26,28 @@ LISTED = 20
 @configured
 @click.option("--map", "with_map", is_flag=True, help="List the offsets that are unfinished while later ones are finished, and their age.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a partition.")
-def lag(file: Path, overrides: tuple[str, ...], with_map: bool, as_json: bool) -> None:
+@click.option("--watch", "seconds", type=click.FloatRange(0.5), metavar="SECONDS", help="Show it again each so many seconds, until Ctrl-C.")
+def lag(file: Path, overrides: tuple[str, ...], with_map: bool, as_json: bool, seconds: float | None) -> None:
     """Show, for each partition, what the group has committed, how many messages are left, and how
     many beyond are finished."""
     loaded, clients = clients_of(file, overrides)
     consumer = clients.consumer()
     try:
-        rows = [_row(consumer, tp, with_map) for tp in _partitions(consumer, loaded)]
+        while True:
+            _show([_row(consumer, tp, with_map) for tp in partitions_of(consumer, loaded)], as_json=as_json)
+            if seconds is None:
+                return
+            time.sleep(seconds)
+            if not as_json:
+                click.echo(f"\n{time.strftime('%H:%M:%S')}")
+    except KeyboardInterrupt:
+        if seconds is None:
+            raise
     finally:
         consumer.close(autocommit=False)
+
+
+def _show(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         for row in rows:
             terminal.echo_json(row)
@@ -52,7 +65,8 @@ def lag(file: Path, overrides: tuple[str, ...], with_map: bool, as_json: bool) -
             click.echo(f"  and {row['more']:,} more")
 
 
-def _partitions(consumer: Any, loaded: Loaded) -> list[Any]:
+def partitions_of(consumer: Any, loaded: Loaded) -> list[Any]:
+    """Those that the routes consume. Blocks; raises UnavailableError when there are none."""
     structs = green.module("kafka.structs")
     routes = loaded.config.routes.values()
     found = {topic: topics.partitions_of(consumer, topic) for route in routes for topic in route.topics}

@@ -15,6 +15,8 @@ from gworkers.cli.check import check
 from gworkers.cli.config import config
 from gworkers.cli.dead_letters import dead_letters
 from gworkers.cli.lag import lag
+from gworkers.cli.operate import pause, quiet, resume, scale, stacks
+from gworkers.cli.reset import reset
 from gworkers.cli.run import run
 from gworkers.cli.send import send
 from gworkers.cli.status import status
@@ -61,7 +63,9 @@ def gworkers_command(context: click.Context) -> None:
                 signal.signal(number, signal.SIG_DFL)
 
 
-for command in (run, check, config, send, tail, lag, dead_letters, status, admin_of_master):
+COMMANDS = (run, check, config, send, tail, lag, reset, dead_letters, status, stacks, pause, resume, quiet, scale, admin_of_master)
+
+for command in COMMANDS:
     gworkers_command.add_command(command)
 
 

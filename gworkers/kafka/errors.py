@@ -33,6 +33,7 @@ class Kind(Enum):
     METADATA_TOO_LARGE = auto()  # of a commit
     PRODUCER_FENCED = auto()  # another producer has this transactional id
     GENERATION_OVER = auto()  # a commit for a generation of the group that has ended
+    NO_MEMBER = auto()  # the group does not know who asks, for instance because it has active members
     TIMED_OUT = auto()  # no answer in time
     PASSING = auto()  # may get better by itself
     OTHER = auto()
@@ -72,6 +73,7 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.METADATA_TOO_LARGE: ("OffsetMetadataTooLargeError",),
     Kind.PRODUCER_FENCED: ("ProducerFencedError",),
     Kind.GENERATION_OVER: ("CommitFailedError",),
+    Kind.NO_MEMBER: ("UnknownMemberIdError",),
     Kind.TIMED_OUT: ("KafkaTimeoutError",),
 }
 

@@ -28,6 +28,7 @@ from gworkers.pipeline import retry_topics
 from gworkers.pipeline.assignments import Assignments
 from gworkers.pipeline.gaps import Gaps
 from gworkers.pipeline.ledger import Ledger
+from gworkers.pipeline.pauses import Pauses
 from gworkers.pipeline.rebalance import Rebalance
 from gworkers.pipeline.scheduler import Scheduler
 from gworkers.pipeline.shares import Shares
@@ -63,6 +64,7 @@ class Consumer:
         group_name: str,
         assignments: Assignments,
         rebalance: Rebalance,
+        pauses: Pauses,
         scheduler: Scheduler,
         ledger: Ledger,
         fatal: Fatal,
@@ -71,6 +73,7 @@ class Consumer:
         self._group_name = group_name
         self._assignments = assignments
         self._rebalance = rebalance
+        self._pauses = pauses
         self._scheduler = scheduler
         self._ledger = ledger
         self._fatal = fatal
@@ -126,6 +129,8 @@ class Consumer:
         while True:
             most = 0 if self._draining else self._shares.decide(partitions.values(), POLL_MESSAGES)
             paused = {tp for tp, partition in partitions.items() if partition.paused or partition.held or self._draining}
+            if self._pauses.selections:
+                paused |= {tp for tp, partition in partitions.items() if self._pauses.has(partition)}
             self._group.pause_only(paused)
             if time.monotonic() - self._looked > LOOK_INTERVAL:
                 self._looked = time.monotonic()

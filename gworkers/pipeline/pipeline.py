@@ -35,12 +35,13 @@ from gworkers.pipeline.idle import Idle
 from gworkers.pipeline.ledger import Ledger
 from gworkers.pipeline.outcomes import Outcomes
 from gworkers.pipeline.pacing import Pacing
+from gworkers.pipeline.pauses import Pauses
 from gworkers.pipeline.quarantine import Quarantine, Suspicions
 from gworkers.pipeline.rebalance import Rebalance
 from gworkers.pipeline.retries import Retries
 from gworkers.pipeline.runner import Runner
 from gworkers.pipeline.scheduler import Scheduler
-from gworkers.pipeline.snapshot import PartitionSnapshot, Snapshot
+from gworkers.pipeline.snapshot import BY_OPERATOR, OldestSnapshot, PartitionSnapshot, Snapshot
 from gworkers.pipeline.time_keeper import TimeKeeper
 from gworkers.pipeline.worker import Workers
 
@@ -79,6 +80,7 @@ class Pipeline:
         fatal: Fatal,
     ) -> None:
         self._started = self._connected_at = time.monotonic()
+        self._quiet = False
         self.events = events = Events()
         self._counts = Counts(events)
         self._group = group = connections.group
@@ -91,12 +93,13 @@ class Pipeline:
         self._outcomes = outcomes = Outcomes(config, delivery, scheduler, retries, ledger, events, fatal)
         self._runner = runner = Runner(executor, scheduler, pacing, outcomes)
         self._quarantine = quarantine = Quarantine(suspects, config.poison.deaths, runner, pacing, outcomes, ledger, events, fatal)
-        self._workers = Workers(workers, idle, scheduler, pacing, runner, quarantine, fatal)
+        self.pauses = pauses = Pauses(self._partitions, scheduler)
+        self._workers = Workers(workers, idle, scheduler, pacing, pauses, runner, quarantine, fatal)
         self.time_keeper = TimeKeeper(runner, self._workers, scheduler, ledger, events, fatal, max_stuck=config.max_stuck_handlers)
         assignments = Assignments(group, self._partitions, routes, (scheduler, retries, quarantine), delivery, ledger, notes, events)
         patient = config.delivery == "exactly-once"
         rebalance = Rebalance(group, assignments, delivery, grace=config.rebalance.grace, patient=patient)
-        self._consumer = Consumer(group, config.kafka.group, assignments, rebalance, scheduler, ledger, fatal)
+        self._consumer = Consumer(group, config.kafka.group, assignments, rebalance, pauses, scheduler, ledger, fatal)
 
     # -- life
 
@@ -144,6 +147,7 @@ class Pipeline:
 
     def quiet(self, quiet: bool) -> None:
         """Begin nothing and stay a member of the group, or go on."""
+        self._quiet = quiet
         if quiet:
             self._runner.hold()
         else:
@@ -214,7 +218,28 @@ class Pipeline:
             trouble=trouble.text if trouble is not None else None,
             refused=trouble is not None and trouble.refused,
             joined=self._group.membership.joined(),
+            quiet=self._quiet,
+            paused=tuple(map(str, self.pauses.selections)),
+            oldest=self._oldest(),
         )
+
+    def _why_paused(self, partition: Partition) -> str | None:
+        if self.pauses.has(partition):
+            return BY_OPERATOR
+        if partition.held:
+            return "a batch of it is larger than buffer.bytes"
+        if partition.closing:
+            return "it is about to go"
+        return "its share of the buffer is full" if partition.paused else None
+
+    def _oldest(self) -> OldestSnapshot | None:
+        """What has run for the longest time."""
+        running = [(block.started, slot.job) for block in self._runner.blocks if (slot := block.slot) is not None and slot.job is not None]
+        if not running:
+            return None
+        since, job = min(running, key=lambda one: one[0])
+        topic, partition, offset = job.source
+        return OldestSnapshot(job.partition.route.name, topic, partition, offset, time.perf_counter() - since)
 
     def _partition(self, tp: TopicPartition, partition: Partition) -> PartitionSnapshot:
         offsets, end = partition.offsets, self._group.end(tp)
@@ -230,7 +255,8 @@ class Pipeline:
             waiting=partition.waiting,
             in_flight=partition.in_flight,
             buffered_bytes=partition.buffered,
-            paused=partition.paused,
+            paused=partition.paused or self.pauses.has(partition),
+            why_paused=self._why_paused(partition),
             held=partition.held,
         )
 

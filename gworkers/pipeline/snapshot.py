@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Of a partition that an operator has paused, ``why_paused``.
+BY_OPERATOR = "an operator has paused it"
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionSnapshot:
@@ -25,8 +28,20 @@ class PartitionSnapshot:
     waiting: int
     in_flight: int
     buffered_bytes: int
-    paused: bool
+    paused: bool  # nothing is read of it for now
+    why_paused: str | None
     held: bool  # nothing more of it can be read
+
+
+@dataclass(frozen=True, slots=True)
+class OldestSnapshot:
+    """The message whose handler has run for the longest time. age: seconds since its block began."""
+
+    route: str
+    topic: str
+    partition: int
+    offset: int
+    age: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,9 @@ class Snapshot:
     trouble: str | None  # why none can be connected to, where that is known
     refused: bool  # Kafka is there and does not take us
     joined: bool  # a member of the group, with partitions or standing by
+    quiet: bool  # an operator has had it begin nothing new
+    paused: tuple[str, ...]  # what an operator has paused, as sentences' parts
+    oldest: OldestSnapshot | None  # None while nothing runs
 
     @property
     def idle(self) -> bool:

@@ -18,6 +18,7 @@ from gworkers.handlers.partition import Partition
 from gworkers.loop import Fatal, Loop
 from gworkers.pipeline.idle import Idle
 from gworkers.pipeline.pacing import Pacing
+from gworkers.pipeline.pauses import Pauses
 from gworkers.pipeline.quarantine import Quarantine
 from gworkers.pipeline.runner import Runner
 from gworkers.pipeline.scheduler import Scheduler
@@ -27,12 +28,21 @@ class Workers:
     """A pool of worker greenlets. All methods run on the hub's thread."""
 
     def __init__(
-        self, count: int, idle: Idle, scheduler: Scheduler, pacing: Pacing, runner: Runner, quarantine: Quarantine, fatal: Fatal
+        self,
+        count: int,
+        idle: Idle,
+        scheduler: Scheduler,
+        pacing: Pacing,
+        pauses: Pauses,
+        runner: Runner,
+        quarantine: Quarantine,
+        fatal: Fatal,
     ) -> None:
         self._count = count
         self._idle = idle
         self._scheduler = scheduler
         self._pacing = pacing
+        self._pauses = pauses
         self._runner = runner
         self._quarantine = quarantine
         self._fatal = fatal
@@ -62,6 +72,8 @@ class Workers:
 
     def _most(self, partition: Partition) -> int:
         route = partition.route
+        if self._pauses.selections and self._pauses.has(partition):
+            return 0
         return self._pacing.most(partition) if route.paced else route.block_size
 
     def _work(self) -> None:

@@ -22,6 +22,7 @@ from gevent.event import Event
 import gworkers
 from gworkers import log_context
 from gworkers.admin.health import alive
+from gworkers.admin.operate import actions_of
 from gworkers.admin.server import Admin, pages_of
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
@@ -193,7 +194,9 @@ class Server:
         number = self._master.number if self._master is not None else 0
         process = self.process = Process(self._loaded, routes, hooks, servers, number, self.fail)
         if self._config.admin.bind is not None:
-            self._admin = Admin(self._config.admin, pages_of(process.pipeline.snapshot, self._config))
+            pipeline = process.pipeline
+            pages = pages_of(pipeline.snapshot, self._config, lambda: pipeline.standing)
+            self._admin = Admin(self._config.admin, pages, actions_of(pipeline.pauses, tuple(self._config.routes), self))
             self.admin_address = self._admin.start()
             if self._master is not None:
                 self._master.tell(admin=self.admin_address)
@@ -302,12 +305,15 @@ class Server:
         for one in found:
             log.info("runs for %.1f s, at\n%s", one.age, one.stack, extra=log_context.about(one.job))
 
-    def be_quiet(self, quiet: bool) -> None:
+    def be_quiet(self, quiet: bool, who: str | None = None) -> None:
         if self.process is None or quiet == self._quiet:
             return
         self._quiet = quiet
         self.process.pipeline.quiet(quiet)
-        log.info("SIGTSTP: nothing new is begun until SIGCONT" if quiet else "SIGCONT: going on")
+        if who is not None:
+            log.info("%s: %s", who, "nothing new is begun until it is told to go on" if quiet else "going on")
+        else:
+            log.info("SIGTSTP: nothing new is begun until SIGCONT" if quiet else "SIGCONT: going on")
 
     # -- stop
 

@@ -309,14 +309,14 @@ def _read_all(connection: Any) -> bytes:
 
 
 def admin_requests() -> Feed:
-    server = Admin(
-        Admin_(bind="127.0.0.1:0", read_token="0123456789abcdef"), {"/healthz": lambda _: pytest.fail("no token was given")}
-    )._server
+    nobody_may = {"/healthz": lambda _: pytest.fail("no token was given")}
+    server = Admin(Admin_(bind="127.0.0.1:0", read_token="0123456789abcdef"), nobody_may, nobody_may)._server
     server.set_environ()
     server.init_socket()
     server.update_environ()
     examples = [b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"HEAD /metrics HTTP/1.0\r\nAuthorization: Bearer x\r\n\r\n"]
     examples += [
+        b"POST /healthz?route=a&partition=%31 HTTP/1.1\r\nHost: a\r\nSec-Fetch-Site: cross-site\r\n\r\n",
         b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
         b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
     ]

@@ -308,24 +308,33 @@ class Cluster:
         if not self.members:
             return
         self.turn += 1
-        names = list(self.members)
-        wanted = {tp: names[(index + self.turn) % len(names)] for index, tp in enumerate(self.inputs)}
-        if not self.eager:
-            owner = {tp: one.id for one in self.members.values() for tp in one.owned}
-            share = -(-len(self.inputs) // len(names))
-            kept: dict[str, int] = {}
-            for tp, name in owner.items():  # sticky: who has it keeps it, up to its share
-                if kept.get(name, 0) < share:
-                    kept[name] = kept.get(name, 0) + 1
-                    wanted[tp] = name
-            # one that another member still has comes when that has given it up
-            wanted = {tp: name for tp, name in wanted.items() if owner.get(tp, name) == name}
+        wanted = self._shared_out()
         if self.say is not None:
             self.say(f"generation {self.generation}: {', '.join(f'{tp.topic}[{tp.partition}] {name}' for tp, name in wanted.items())}")
         for one in self.members.values():
             one.seen = self.loop.now
             self.loop.later(self.session, None, self._look_at, one.id)
             one.heard(self.generation, [tp for tp, name in wanted.items() if name == one.id])
+
+    def _shared_out(self) -> dict[TopicPartition, str]:
+        """Who gets what. Not eager: who has a partition keeps it, up to its share; one beyond that is
+        nobody's until it has been given up."""
+        names = list(self.members)
+        names = names[self.turn % len(names) :] + names[: self.turn % len(names)]
+        owner = {} if self.eager else {tp: one.id for one in self.members.values() for tp in one.owned}
+        share = -(-len(self.inputs) // len(names))
+        counts = dict.fromkeys(names, 0)
+        wanted: dict[TopicPartition, str] = {}
+        for tp, name in owner.items():
+            if counts[name] < share:
+                counts[name] += 1
+                wanted[tp] = name
+        for tp in self.inputs:
+            if tp not in owner:
+                name = min(names, key=counts.__getitem__)
+                counts[name] += 1
+                wanted[tp] = name
+        return wanted
 
     def heartbeat(self, member: str, generation: int) -> str:
         """``well``, ``rejoin`` or ``unknown``."""

@@ -97,6 +97,8 @@ def run(seeds: range, processes: int) -> list[Failure]:
         for chunk, found in zip(_chunks(seeds), pool.imap(_chunk, _chunks(seeds)), strict=True):
             done += len(chunk)
             failures += found
+            for failure in found:
+                print(f"seed {failure.plan.seed}: {failure.text}", flush=True)
             if done % 10_000 == 0 or done == len(seeds):
                 took = time.perf_counter() - begun
                 print(f"{done:,} schedules in {took:,.0f} s ({1000 * took / done:.1f} ms each), {len(failures)} failed", flush=True)

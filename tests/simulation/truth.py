@@ -138,7 +138,7 @@ class Truth:
                     raise ViolationError(f"result {index} of {message} is there twice")
                 if not self._plan.disturbed:
                     raise ViolationError(f"result {index} of {message} is there twice, and nothing had happened")
-            elif index == 0:
+            elif index == 0 and not message.dead:  # dead-lettered in an earlier life, it may come behind
                 first.append((tp, message))
         for tp, message in first:
             lane = self.lane(message)

@@ -266,10 +266,11 @@ class Process:
             gevent.sleep(0.01)
         delivery: Any = pipeline._delivery
         ledger = pipeline._ledger
-        left = pipeline.unsettled or pipeline.over or pipeline._runner.blocks or len(delivery.refusals)
-        if not left and not delivery._producer.unacknowledged and (ledger.messages or ledger.bytes):
-            raise ViolationError(f"process {self.number} has nothing left, and counts {ledger.messages} messages and {ledger.bytes} bytes")
+        out = len(pipeline._runner.blocks) + len(delivery.refusals) + delivery._producer.unacknowledged
+        left = pipeline.unsettled or pipeline.over or out
         committed = pipeline.stop(10.0)
+        if not left and (ledger.messages or ledger.bytes):
+            raise ViolationError(f"process {self.number} has nothing left, and counts {ledger.messages} messages and {ledger.bytes} bytes")
         if isinstance(self.notes, Notes):
             self.notes.close(settled=committed)
         self.over(crashed=False)

@@ -1,0 +1,59 @@
+"""What operates a running process, by POST: ``/pause`` and ``/resume`` (``route``, ``topic``,
+``partition``), ``/quiet`` and ``/go-on``.
+
+Each answers with what it has done, and the log says it as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from gworkers.admin.answer import Answer, BadRequestError, Request
+from gworkers.admin.server import Pages
+from gworkers.handlers.partition import Partition
+from gworkers.pipeline.assignments import names
+from gworkers.pipeline.pauses import Pauses, Selection
+
+log = logging.getLogger("gworkers")
+
+
+class Operated(Protocol):
+    """Who does it: the server."""
+
+    def be_quiet(self, quiet: bool, who: str | None = None) -> None: ...
+
+
+def selection_of(request: Request, routes: Collection[str]) -> Selection:
+    """Raises BadRequestError for what is none."""
+    unknown = set(request.query) - {"route", "topic", "partition"}
+    if unknown:
+        raise BadRequestError(f"there is no {', '.join(sorted(unknown))} to select by; there are route, topic and partition")
+    route, number = request.query.get("route"), request.query.get("partition")
+    if route is not None and route not in routes:
+        raise BadRequestError(f"there is no route {route}; there are {', '.join(routes)}")
+    if number is not None and not (number.isascii() and number.isdigit() and len(number) < 10):
+        raise BadRequestError(f"the partition {number!r} is no number")
+    return Selection(route, request.query.get("topic"), int(number) if number is not None else None)
+
+
+def actions_of(pauses: Pauses, routes: Collection[str], server: Operated) -> Pages:
+    """Those of one process. routes: their names."""
+
+    def answer(what: str, selection: Selection, change: Callable[[Selection], list[Partition]]) -> Answer:
+        found = change(selection)
+        log.info("an operator: %s %s%s", what, selection, f"; of it here: {names(found)}" if found else "")
+        told = [f"{partition.topic}[{partition.number}]" for partition in found]
+        return Answer.shown(True, {what: str(selection), "partitions": told, "still_paused": list(map(str, pauses.selections))})
+
+    def quiet(wanted: bool) -> Answer:
+        server.be_quiet(wanted, "an operator")
+        return Answer.shown(True, {"quiet": wanted})
+
+    return {
+        "/pause": lambda request: answer("pause", selection_of(request, routes), pauses.pause),
+        "/resume": lambda request: answer("resume", selection_of(request, routes), pauses.resume),
+        "/quiet": lambda _: quiet(True),
+        "/go-on": lambda _: quiet(False),
+    }
