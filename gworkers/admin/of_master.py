@@ -89,7 +89,10 @@ class OfMaster:
         return Answer.of(good, {"processes": _facts(found)})
 
     def _scale(self, request: Request) -> Answer:
-        """So many signals, as an operator would send them by hand."""
+        """Their number by as many signals as an operator would send by hand; what each of them runs at
+        once by asking it."""
+        if "concurrency" in request.query:
+            return self._operate("/scale", request)
         text = request.query.get("processes", "")
         if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MOST_PROCESSES):
             raise BadRequestError(f"processes has to be a number from 1 to {MOST_PROCESSES}, and is {text!r}")

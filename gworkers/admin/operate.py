@@ -1,5 +1,5 @@
 """What operates a running process, by POST: ``/pause`` and ``/resume`` (``route``, ``topic``,
-``partition``), ``/quiet`` and ``/go-on``.
+``partition``), ``/quiet`` and ``/go-on``, ``/scale`` (``concurrency``).
 
 Each answers with what it has done, and the log says it as well.
 """
@@ -23,6 +23,8 @@ class Operated(Protocol):
     """Who does it: the server."""
 
     def be_quiet(self, quiet: bool, who: str | None = None) -> None: ...
+
+    def resize(self, concurrency: int, who: str) -> str | None: ...
 
 
 def selection_of(request: Request, routes: Collection[str]) -> Selection:
@@ -51,7 +53,17 @@ def actions_of(pauses: Pauses, routes: Collection[str], server: Operated) -> Pag
         server.be_quiet(wanted, "an operator")
         return Answer.shown(True, {"quiet": wanted})
 
+    def scale(request: Request) -> Answer:
+        text = request.query.get("concurrency", "")
+        if set(request.query) != {"concurrency"} or not (text.isascii() and text.isdigit() and len(text) < 7):
+            raise BadRequestError("a process is scaled by concurrency, a number; several processes by processes as well")
+        problem = server.resize(int(text), "an operator")
+        if problem is not None:
+            raise BadRequestError(problem)
+        return Answer.shown(True, {"concurrency": int(text)})
+
     return {
+        "/scale": scale,
         "/pause": lambda request: answer("pause", selection_of(request, routes), pauses.pause),
         "/resume": lambda request: answer("resume", selection_of(request, routes), pauses.resume),
         "/quiet": lambda _: quiet(True),

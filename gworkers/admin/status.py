@@ -30,8 +30,8 @@ def holds_back(snapshot: Snapshot, config: Config) -> tuple[str, str]:
         return "quiet", f"it begins nothing new until it is told to go on; {running} run"
     if snapshot.buffered_bytes >= config.buffer.bytes:
         return "buffer", f"{snapshot.buffered_bytes:,} bytes of messages and results are in the process, all that buffer.bytes allows"
-    if running >= config.concurrency:
-        return "handlers", f"all {config.concurrency} handlers are busy"
+    if running >= snapshot.concurrency:
+        return "handlers", f"all {snapshot.concurrency} handlers are busy"
     stopped = [
         partition for partition in snapshot.partitions if partition.why_paused == BY_OPERATOR and (partition.lag or partition.waiting)
     ]
@@ -42,7 +42,7 @@ def holds_back(snapshot: Snapshot, config: Config) -> tuple[str, str]:
     if waiting:
         return "pace", f"{waiting:,} messages wait for their delay, a rate or a limit; none runs"
     if running or snapshot.backlog:
-        return "nothing", f"{running} of {config.concurrency} handlers are busy, and messages are being read"
+        return "nothing", f"{running} of {snapshot.concurrency} handlers are busy, and messages are being read"
     if snapshot.retrying:
         return "retries", f"{snapshot.retrying:,} messages wait for another attempt, and there is nothing else to do"
     held = sum(partition.held for partition in snapshot.partitions)
@@ -74,7 +74,6 @@ def page(snapshot: Snapshot, config: Config) -> Answer:
         "version": gworkers.__version__,
         "pid": os.getpid(),
         "group": config.kafka.group,
-        "concurrency": config.concurrency,
         "holds_back": word,
         "why": sentence,
         **asdict(snapshot),

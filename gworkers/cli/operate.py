@@ -11,7 +11,7 @@ import click
 from gworkers.cli import terminal
 from gworkers.cli.asking import Running, processes_of
 from gworkers.cli.common import configured, examples
-from gworkers.errors import UnavailableError
+from gworkers.errors import UnavailableError, UsageError
 from gworkers.text import safe
 
 
@@ -68,12 +68,20 @@ def quiet(file: Path, overrides: tuple[str, ...], off: bool) -> None:
     click.echo("going on" if off else "nothing new is begun; gworkers quiet --off goes on")
 
 
-@click.command(epilog=examples("gworkers scale -c conf/app.yaml --processes 4"))
+@click.command(epilog=examples("gworkers scale -c conf/app.yaml --processes 4", "gworkers scale -c conf/app.yaml --concurrency 128"))
 @configured
-@click.option("--processes", type=click.IntRange(1, 1000), required=True, help="How many there are to be.")
-def scale(file: Path, overrides: tuple[str, ...], processes: int) -> None:
-    """Have more processes or fewer, until the next reload; those that are too many drain."""
+@click.option("--processes", type=click.IntRange(1, 1000), help="How many processes there are to be; those that are too many drain.")
+@click.option("--concurrency", type=click.IntRange(1, 10_000), help="How many messages each process handles at once.")
+def scale(file: Path, overrides: tuple[str, ...], processes: int | None, concurrency: int | None) -> None:
+    """Have more or fewer, until the next reload or restart; what runs goes on."""
     server = Running(file, overrides)
+    if (processes is None) == (concurrency is None):
+        raise UsageError("name either --processes or --concurrency")
+    if concurrency is not None:
+        server.post("/scale", concurrency=concurrency)
+        click.echo(f"concurrency {concurrency} from now on")
+        return
+    assert processes is not None
     if "processes" not in server.get("/status"):
         raise UnavailableError(
             f"the server that runs {file} is a single process; write processes: {max(2, processes)} into it and restart it"

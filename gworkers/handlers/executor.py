@@ -72,6 +72,10 @@ class Executor(Protocol):
         """``block`` has been given up. True when its thread has been replaced and its worker goes
         on, False when the worker is stuck."""
 
+    def resize(self, count: int) -> None:
+        """Have so many handlers run at once from now on, as far as it is the executor that bounds
+        them. Raises TooFewThreadsError."""
+
     def stop(self) -> None: ...
 
 
@@ -109,11 +113,22 @@ class ThreadExecutor:
     def start(self) -> None:
         watch_forks()
         self._wake.start(self._collect)
-        for started in range(self._threads):
+        self._begin(0)
+
+    def _begin(self, running: int) -> None:
+        for started in range(running, self._threads):
             try:
                 self._pool.spawn(self._serve)
             except (RuntimeError, MemoryError, OSError) as error:
-                raise TooFewThreadsError(started, self._threads) from error
+                wanted, self._threads = self._threads, started
+                raise TooFewThreadsError(started, wanted) from error
+
+    def resize(self, count: int) -> None:
+        before, self._threads = self._threads, count
+        self._pool.maxsize = max(self._pool.maxsize, count + len(self.stuck))
+        for _ in range(before - count):
+            self._inbox.put(None)  # whoever takes it ends
+        self._begin(before)
 
     def run(self, block: Block) -> None:
         block.waiter = gevent.getcurrent()
@@ -252,6 +267,9 @@ class GreenletExecutor:
     def replace(self, block: Block) -> bool:
         self.stuck.add(block)
         return False
+
+    def resize(self, count: int) -> None:
+        """The workers are as many as there are to be."""
 
     def leave(self) -> None:
         own = gevent.getcurrent()

@@ -81,6 +81,8 @@ class Pipeline:
     ) -> None:
         self._started = self._connected_at = time.monotonic()
         self._quiet = False
+        self.concurrency = config.concurrency  # as it is now
+        self._workers_each = max(1, workers // config.concurrency)
         self.events = events = Events()
         self._counts = Counts(events)
         self._group = group = connections.group
@@ -145,6 +147,14 @@ class Pipeline:
             gevent.sleep(LAST_COMMIT_INTERVAL)
         return True
 
+    def resize(self, concurrency: int) -> None:
+        """Have so many handlers run at once from now on; what runs goes on. Raises
+        TooFewThreadsError."""
+        executor = self._runner.executor
+        executor.resize(concurrency)
+        self.concurrency = concurrency
+        self._workers.resize(concurrency * self._workers_each)
+
     def quiet(self, quiet: bool) -> None:
         """Begin nothing and stay a member of the group, or go on."""
         self._quiet = quiet
@@ -188,6 +198,7 @@ class Pipeline:
             self._connected_at = now
         return Snapshot(
             uptime=now - self._started,
+            concurrency=self.concurrency,
             partitions=partitions,
             polled=consumer.polled,
             skipped=consumer.skipped,

@@ -49,6 +49,7 @@ class Snapshot:
     """See the head of this file. Counts are since the start of the process."""
 
     uptime: float
+    concurrency: int  # handlers that may run at once, as it is now
     partitions: tuple[PartitionSnapshot, ...]
     polled: int  # messages read
     skipped: int  # of them, known to be finished already

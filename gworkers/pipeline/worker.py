@@ -49,6 +49,7 @@ class Workers:
         self._numbers = itertools.count(1)
         self._loops: list[Loop] = []
         self._stopping = False
+        self._surplus = 0  # how many are to end
 
     def start(self) -> None:
         for _ in range(self._count):
@@ -58,6 +59,16 @@ class Workers:
         """One more worker, for instance in the place of one whose greenlet is stuck in a handler."""
         self._loops = [loop for loop in self._loops if not loop.dead]
         self._loops.append(Loop(f"worker {next(self._numbers)}", self._work, self._fatal, ends=True).start())
+
+    def resize(self, count: int) -> None:
+        """Have so many of them; those that are too many end when they have nothing in hand."""
+        self._surplus += self._count - count
+        self._count = count
+        while self._surplus < 0:
+            self._surplus += 1
+            self.add()
+        if self._surplus:
+            self._idle.wake_all()
 
     def stop(self) -> None:
         """Take nothing new. What runs goes on."""
@@ -85,6 +96,9 @@ class Workers:
     def _work_on(self) -> None:
         take, most, runner = self._scheduler.take, self._most, self._runner
         while not self._stopping:
+            if self._surplus:
+                self._surplus -= 1
+                return
             jobs = take(most) if not runner.paused else []
             if not jobs:
                 self._idle.wait()

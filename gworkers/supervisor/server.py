@@ -20,7 +20,6 @@ import gevent
 from gevent.event import Event
 
 import gworkers
-from gworkers import log_context
 from gworkers.admin.health import alive
 from gworkers.admin.operate import actions_of
 from gworkers.admin.server import Admin, pages_of
@@ -39,6 +38,7 @@ from gworkers.server.progress import Progress
 from gworkers.server.watch import Watch
 from gworkers.supervisor import run_file
 from gworkers.supervisor.notify import Notify
+from gworkers.supervisor.operating import Operating
 from gworkers.supervisor.recycling import Recycling
 from gworkers.supervisor.signals import STOPS, Signals, open_logs_anew, stopped_by_signals
 from gworkers.supervisor.under_master import UnderMaster
@@ -49,7 +49,7 @@ log = logging.getLogger("gworkers")
 TELL_INTERVAL = 10.0
 
 
-class Server:
+class Server(Operating):
     """A server for one configuration.
 
     config: a Config made in Python, or what ``gworkers.config.load.load`` returned. until_idle:
@@ -82,7 +82,7 @@ class Server:
         self._telling: Loop | None = None
         self.log_held = False  # something holds the log: whoever waits for it at the end waits for ever
         self._asked = 0
-        self._at_once = self._quiet = False
+        self._at_once = False
         self._stop_began: float | None = None
         self._embedded: embedded.Embedded | None = None
         self._admin: Admin | None = None
@@ -298,22 +298,6 @@ class Server:
             return
         self._notify.reloading()
         self._drain_to_begin_anew("SIGHUP")
-
-    def tell_stacks(self) -> None:
-        found = self.process.pipeline.standing if self.process is not None else []
-        log.info("SIGUSR1: %d handlers run", len(found))
-        for one in found:
-            log.info("runs for %.1f s, at\n%s", one.age, one.stack, extra=log_context.about(one.job))
-
-    def be_quiet(self, quiet: bool, who: str | None = None) -> None:
-        if self.process is None or quiet == self._quiet:
-            return
-        self._quiet = quiet
-        self.process.pipeline.quiet(quiet)
-        if who is not None:
-            log.info("%s: %s", who, "nothing new is begun until it is told to go on" if quiet else "going on")
-        else:
-            log.info("SIGTSTP: nothing new is begun until SIGCONT" if quiet else "SIGCONT: going on")
 
     # -- stop
 

@@ -87,6 +87,8 @@ class Served(Protocol):
 
     def be_quiet(self, quiet: bool) -> None: ...
 
+    def asked_for_more(self, name: str, step: int) -> None: ...
+
 
 class Signals:
     """Tells ``served`` of signals, on the hub, from ``catch`` to ``release``."""
@@ -106,8 +108,8 @@ class Signals:
         self._on(signal.SIGUSR2, open_logs_anew)
         self._on(signal.SIGTSTP, served.be_quiet, True)
         self._on(signal.SIGCONT, served.be_quiet, False)
-        for number in (signal.SIGTTIN, signal.SIGTTOU):
-            self._on(number, log.warning, "%s: a single process is neither more nor fewer; set processes: 2", number.name)
+        self._on(signal.SIGTTIN, served.asked_for_more, signal.SIGTTIN.name, 1)
+        self._on(signal.SIGTTOU, served.asked_for_more, signal.SIGTTOU.name, -1)
 
     def _on(self, number: signal.Signals, told: Callable[..., None], *arguments: Any) -> None:
         self._watchers.append(gevent.signal_handler(number, told, *arguments))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,39 @@ def test_quiet_and_stacks(kafka_servers: str, source: str, output: str, start: A
     assert command(server, "quiet", "--off") == "going on\n"
     until(lambda: told(server)["done"] == 20, what="the rest")
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("executor", ["thread", "greenlet"])
+def test_concurrency_is_changed_while_it_runs(kafka_servers: str, source: str, output: str, start: Any, executor: str) -> None:
+    """Upwards and downwards, by command and by signal; what runs goes on, and nothing is lost or
+    repeated."""
+    config = configuration(kafka_servers, "app:handle", source, output, admin={"bind": "127.0.0.1:0"}, buffer={"messages": 500})
+    server = start({**config, "executor": executor}, app=HOLDING)
+    server.says("assigned: ")
+    produce(kafka_servers, source, ((None, b"%d" % n) for n in range(300)))
+    until(lambda: told(server)["running"] == 8, what="8 handlers")
+    assert command(server, "scale", "--concurrency", "30") == "concurrency 30 from now on\n"
+    until(lambda: (told(server)["running"], told(server)["concurrency"]) == (30, 30), what="30 handlers")
+    server.signal(signal.SIGTTIN)
+    until(lambda: (told(server)["running"], told(server)["concurrency"]) == (33, 33), what="33 handlers")
+    assert "SIGTTIN: concurrency 33 from now on, 30 before" in server.log
+    command(server, "scale", "--concurrency", "1")
+    server.signal(signal.SIGTTOU)  # there is always one
+    assert told(server)["running"] == 33
+    (server.folder / "go-on").touch()
+    until(lambda: told(server)["done"] == 300, what="all of it")
+    (server.folder / "go-on").unlink()
+    produce(kafka_servers, source, ((None, b"%d" % n) for n in range(300, 310)))
+    until(lambda: told(server)["lag"] == 10 and told(server)["running"] >= 1, what="the next ones")
+    assert told(server)["running"] == 1
+    wrong = gworkers("scale", "--concurrency", "501", "-c", str(server.file), folder=server.folder)
+    refused = "gworkers: concurrency 501 is not between 1 and 500, which buffer.messages allows\n"
+    assert (wrong.returncode, wrong.stderr) == (64, refused)
+    (server.folder / "go-on").touch()
+    until(lambda: told(server)["done"] == 310, what="the end of it")
+    assert server.stop() == 0
+    values = [m.value() for m in consume(kafka_servers, output)]
+    assert len(values) == len(set(values)) == 310
 
 
 def test_who_may_read_may_not_operate(kafka_servers: str, source: str, start: Any) -> None:

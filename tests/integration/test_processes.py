@@ -110,7 +110,7 @@ def test_one_that_is_killed_is_replaced_and_at_work_again(real_kafka: str, sourc
         took = time.monotonic() - begun
         time.sleep(1)
     judge(real_kafka, output, sent[0], twice=4 * 32)
-    assert took < 10, took
+    assert took < 20, took  # the session, which is not waited for, is 30 s
     assert server.stop() == 0
 
 
@@ -278,7 +278,7 @@ def test_the_first_look_runs_in_two(start: Any, tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("a\n")
     config["kafka"]["embedded"]["samples"][0]["file"] = str(tmp_path / "lines")  # type: ignore[index]
     server = start(config, app="def handle(value):\n    print('handled', value)\n")
-    server.says(r"\[\d\] handled b'a'", 40)
+    server.says(r"\[\d\] handled b'a'", 90)
     until(lambda: server.log.count("assigned: ") == 2, 40, "both have joined")
     assert server.stop() == 0, server.log
 

@@ -35,7 +35,7 @@ class Msg:
 class Fault:
     """What happens to a process, or to its network, at some time: ``kill``, ``stop`` (SIGSTOP, for so
     many seconds), ``end`` (as asked, and started anew after so many seconds), ``cut`` (nothing gets
-    through)."""
+    through); or what an operator does: ``resize`` (another concurrency), ``pause`` (of everything)."""
 
     at: float
     what: str
@@ -90,7 +90,8 @@ class Plan:
     @property
     def disturbed(self) -> bool:
         """Whether something may be handled twice."""
-        return bool(self.faults or self.processes > 1 or self.loss or any(m.how == "kill" and m.fails for m in self.messages))
+        faults = [fault for fault in self.faults if fault.what not in ("resize", "pause")]
+        return bool(faults or self.processes > 1 or self.loss or any(m.how == "kill" and m.fails for m in self.messages))
 
 
 def draw(seed: int) -> Plan:
@@ -129,7 +130,7 @@ def draw(seed: int) -> Plan:
     faults = tuple(
         Fault(
             round(r.random() * BUSY, 3),
-            r.choice(("kill", "kill", "stop", "end", "cut")),
+            r.choice(("kill", "kill", "stop", "end", "cut", "resize", "pause")),
             r.randrange(processes),
             r.choice((0.1, 1.0, 3.0, 9.0)),
         )

@@ -34,6 +34,7 @@ from gworkers.offsets import finished
 from gworkers.offsets.finished import Left, NoNotes, Notes
 from gworkers.offsets.suspects import Suspect
 from gworkers.pipeline import quarantine, time_keeper
+from gworkers.pipeline.pauses import Selection
 from gworkers.pipeline.pipeline import Pipeline
 from gworkers.pipeline.quarantine import NoSuspects
 from tests.simulation.clients import Network, SimGroup, SimProducer, SimTransactional
@@ -477,10 +478,20 @@ class World:
         elif fault.what == "stop":
             process.owner.stopped = True
             self.loop.later(fault.seconds, None, self._go_on, process)
+        elif fault.what in ("resize", "pause"):
+            if process.pipeline is not None and not process.stopping:
+                self.loop.later(0.0, process.owner, self._operate, process.pipeline, fault)
         elif fault.what == "end":
             self.loop.later(0.0, process.owner, process.ask_to_stop)
         else:
             process.network.down = self.loop.now + fault.seconds
+
+    def _operate(self, pipeline: Pipeline, fault: Fault) -> None:
+        if fault.what == "resize":
+            pipeline.resize(self.draw.choice((1, 2, 5, 12)))
+        else:
+            pipeline.pauses.pause(Selection())
+            self.loop.later(fault.seconds, self.loop.current, pipeline.pauses.resume, Selection())
 
     def _go_on(self, process: Process) -> None:
         if not process.owner.dead:
