@@ -20,6 +20,7 @@ from gworkers.config.units import parse_duration
 from gworkers.errors import Exit
 from gworkers.kafka import embedded, green
 from gworkers.supervisor import run_file
+from gworkers.supervisor.service import PidFile, become
 from gworkers.supervisor.under_master import VARIABLE, UnderMaster
 
 
@@ -58,13 +59,30 @@ def _command(module: str) -> list[str]:
 )
 @configured
 @click.option("--until-idle", callback=_seconds, metavar="DURATION", help="Stop when there was nothing left to do for so long.")
-def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int:
+@click.option("--pidfile", type=click.Path(path_type=Path), help="Keep the process's id in this file while it runs.")
+@click.option("--user", help="Started as root, become this user, by name or number.")
+@click.option("--group", help="And this group; without it the user's.")
+def run(file: Path, overrides: tuple[str, ...], until_idle: float | None, pidfile: Path | None, user: str | None, group: str | None) -> int:
     """Serve until asked to stop (the default command).
 
     SIGTERM and Ctrl-C let what runs finish, for shutdown.grace at the most; a second one ends the
     process at once, as QUIT does. HUP takes up a changed configuration, USR1 logs where each handler
     stands, USR2 opens log files anew, TSTP and CONT stop and go on taking messages.
     """
+    pid_file = PidFile(pidfile.resolve()) if pidfile is not None and VARIABLE not in os.environ else None
+    if pid_file is not None:
+        pid_file.write()  # while it is root: /run is root's
+    try:
+        become(user, group)
+        status = _serve(file, overrides, until_idle, pid_file)
+    except BaseException:
+        if pid_file is not None:
+            pid_file.remove()
+        raise
+    return status
+
+
+def _serve(file: Path, overrides: tuple[str, ...], until_idle: float | None, pid_file: PidFile | None) -> int:
     loaded = load(file, overrides)
     alone = loaded.config.processes == 1 or VARIABLE in os.environ
     if alone and loaded.config.executor == "greenlet" and not green.patched():
@@ -73,7 +91,7 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
         _begin_anew("gworkers.patched")
     master = UnderMaster.found()
     if master is None and loaded.config.processes > 1:
-        _become_master(loaded, file, overrides, until_idle)
+        _become_master(loaded, file, overrides, until_idle, pid_file)
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a handler prints is to be seen when it is printed
         sys.stdout.reconfigure(line_buffering=True)
     from gworkers.supervisor.ending import end_within
@@ -83,13 +101,15 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None) -> int
     status = server.run()
     if server.begin_anew and status in (Exit.OK, Exit.UNSETTLED):
         _begin_anew("gworkers")
+    if pid_file is not None:
+        pid_file.remove()
     if server.log_held:  # Python's own end waits for it
         os._exit(status)
     end_within(server.grace_left, status)
     return status
 
 
-def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until_idle: float | None) -> NoReturn:
+def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until_idle: float | None, pid_file: PidFile | None) -> NoReturn:
     """Become the master of several processes, a small program that has nothing of this one loaded."""
     command = _command("gworkers")
     given = _given(file, overrides)
@@ -111,6 +131,7 @@ def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until
         "servers": servers,
         "config": str(file.resolve()),
         "run_file": str(run_file.path_of(file)),
+        "pid_file": str(pid_file.path) if pid_file is not None else None,
     }
     os.execv(sys.executable, [*_command("gworkers.supervisor.master"), json.dumps(plan)])
 

@@ -51,7 +51,7 @@ JOIN_TIMEOUT = 60.0
 
 class Master:
     """See the head of this file. plan: command (of a worker), check (a command that prints a plan),
-    processes, json (whether log lines are), until_idle, grace, servers, run_file, admin."""
+    processes, json (whether log lines are), until_idle, grace, servers, run_file, pid_file, admin."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
@@ -92,8 +92,9 @@ class Master:
                     getattr(self, f"_on_{what}")(key.fd, worker)
             self._look()
         self._admin.end()
-        with contextlib.suppress(OSError):
-            os.unlink(self.plan["run_file"])
+        for name in ("run_file", "pid_file"):
+            with contextlib.suppress(OSError, TypeError):
+                os.unlink(self.plan[name])
         self.say("all processes have ended")
         return self._status
 
