@@ -14,11 +14,18 @@ import click
 from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
 from gworkers.cli.lag import partitions_of
+from gworkers.config.load import Loaded
 from gworkers.config.units import parse_duration
 from gworkers.errors import UnavailableError, UsageError
 from gworkers.kafka import green
+from gworkers.kafka.clients import Clients
 from gworkers.kafka.errors import Kind, classify
+from gworkers.kafka.group import KafkaGroup
+from gworkers.offsets import finished
+from gworkers.server import members
 
+#: How long removing members that died may take, in seconds.
+REMOVE_TIMEOUT = 5.0
 #: From a consumer and a partition to an offset.
 Target = Callable[[Any, Any], int]
 
@@ -64,6 +71,7 @@ def reset(file: Path, overrides: tuple[str, ...], where: str, topic: str | None,
             return
         if not yes:
             click.confirm(f"Set these for the group {loaded.config.kafka.group}?", abort=True)
+        folder = _let_go_of_the_dead(loaded, clients, consumer)
         consumer.commit({tp: structs.OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()})
     except Exception as error:
         if classify(error) in (Kind.GENERATION_OVER, Kind.NO_MEMBER):
@@ -73,7 +81,20 @@ def reset(file: Path, overrides: tuple[str, ...], where: str, topic: str | None,
         raise
     finally:
         consumer.close(autocommit=False)
+    if folder is not None:
+        finished.forget(folder, loaded.config.kafka.group)  # notes that were made beyond such a commit are not for this one
     click.echo(f"the group {loaded.config.kafka.group} goes on there")
+
+
+def _let_go_of_the_dead(loaded: Loaded, clients: Clients, consumer: Any) -> Path | None:
+    """Members that died on this machine are no reason to refuse it. Returns where such things are
+    kept; None where that cannot be had."""
+    kafka, folder = loaded.config.kafka, members.place(loaded)
+    if folder is not None and kafka.group_instance_id is None:
+        dead = members.Members(folder, clients.servers, kafka.group).left_behind()
+        if dead:
+            KafkaGroup(consumer, clients.rights_of_consumer()).remove(dead, REMOVE_TIMEOUT)
+    return folder
 
 
 def _target(where: str) -> Target:

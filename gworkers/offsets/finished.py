@@ -143,7 +143,7 @@ class Notes:
     be made."""
 
     def __init__(self, folder: Path, group: str, boot: str) -> None:
-        self._pattern = f"finished.{sha256(group.encode()).hexdigest()[:16]}"
+        self._pattern = _pattern(group)
         self._folder = folder
         self._boot = blake2b(boot.encode(), digest_size=16).digest()
         self._bytes = self._room()
@@ -272,6 +272,19 @@ class Notes:
         digests = self._commits[mark]
         at = HEAD_BYTES + (mark >> OFFSET_BITS) * ENTRY.size + 16
         struct.pack_into(f"={COMMITS}q", self._bytes, at, *digests, *(0,) * (COMMITS - len(digests)))
+
+
+def forget(folder: Path, group: str) -> None:
+    """What processes of a group noted that have died is needed no more: somebody has said where the
+    group goes on."""
+    for path in list(folder.glob(f"{_pattern(group)}.*")):
+        with contextlib.suppress(OSError), open(path, "r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _pattern(group: str) -> str:
+    return f"finished.{sha256(group.encode()).hexdigest()[:16]}"
 
 
 def _at(half: int) -> int:

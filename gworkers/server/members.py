@@ -22,6 +22,9 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from gworkers.config.load import Loaded
+from gworkers.offsets import journal
+
 log = logging.getLogger("gworkers")
 
 #: Files that are looked at: more processes of a group are hardly on one machine.
@@ -42,6 +45,14 @@ def folder_of(state: Path | None) -> Path | None:
     except OSError:
         return None
     return folder if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() else None
+
+
+def place(loaded: Loaded) -> Path | None:
+    """Where what outlives a process of this configuration is kept: in the state directory, or a folder
+    of this user's; None where that cannot be had. Raises JournalError."""
+    config = loaded.config
+    state = loaded.folder / config.state_dir if config.state_dir is not None else None
+    return folder_of(journal.folder_of(state, config.kafka.group) if state is not None else None)
 
 
 class Members:

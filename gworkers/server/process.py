@@ -15,7 +15,6 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from pathlib import Path
 
 import gevent
 
@@ -136,7 +135,7 @@ class Process:
         """Remove members that died on this machine without leaving, and take a place for this one.
         None for a static member, which the group takes back under its name."""
         config = self._config
-        folder = self._folder(loaded)
+        folder = members.place(loaded)
         if folder is None or config.kafka.group_instance_id is not None:
             return None
         found = Members(folder, servers, config.kafka.group)
@@ -164,16 +163,9 @@ class Process:
                 members.joined(known)
             gevent.sleep(JOINING_INTERVAL if not membership.joined() else MEMBER_INTERVAL)
 
-    def _folder(self, loaded: Loaded) -> Path | None:
-        """Where what outlives this process is kept: in the state directory, or a folder of this
-        user's; None where that cannot be had."""
-        config = self._config
-        state = loaded.folder / config.state_dir if config.state_dir is not None else None
-        return members.folder_of(journal.folder_of(state, config.kafka.group) if state is not None else None)
-
     def _note_what_finishes(self, loaded: Loaded) -> Notes | None:
         """None with exactly-once, where what is not committed has not happened."""
-        folder, boot = self._folder(loaded), members.boot()
+        folder, boot = members.place(loaded), members.boot()
         if folder is None or not boot or self._config.delivery == "exactly-once":
             return None
         try:

@@ -84,6 +84,28 @@ def test_it_is_refused_while_a_member_is_active(kafka_servers: str, one: str, ou
     assert server.stop() == 0
 
 
+@pytest.mark.parametrize("with_state", [True, False])
+def test_after_a_crash_it_is_done_at_once_and_means_what_it_says(
+    kafka_servers: str, one: str, output: str, start: Any, tmp_path: Path, with_state: bool
+) -> None:
+    """The dead member is let go of, and what it had noted as finished beyond the very commit that is
+    set now runs again."""
+    more = {"state_dir": str(tmp_path / "state")} if with_state else {}
+    config = {**configuration(kafka_servers, "app:handle", one, output, commit={"interval": "1h"}), **more}
+    server = start(config, app=ECHO)
+    server.says("assigned: ")
+    until(lambda: committed(kafka_servers, group_of(server), one).get(0) == 0, what="the first commit")
+    produce(kafka_servers, one, [(None, b"%d" % n) for n in range(5)], partition=0)
+    until(lambda: len(consume(kafka_servers, output)) == 5, what="all results")
+    server.process.kill()
+    server.process.wait()
+    done = reset(server, "--to", "0", "--yes")
+    assert done.returncode == 0, done.stderr
+    again = start(config, "--until-idle", "500ms", app=ECHO)
+    assert again.wait(60) == 0, again.log
+    assert sorted(int(m.value()) for m in consume(kafka_servers, output)) == sorted([*range(5), *range(5)])
+
+
 def test_without_yes_it_asks(kafka_servers: str, one: str, finished: Any) -> None:
     command = [sys.executable, "-m", "gworkers", "reset", "-c", str(finished.file), "--to", "beginning"]
     done = subprocess.run(command, input="n\n", capture_output=True, text=True, timeout=60, cwd=ROOT)
