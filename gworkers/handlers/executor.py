@@ -92,6 +92,9 @@ class ThreadExecutor:
     """
 
     replaces_workers = False
+    #: A thread's slot: taken and given back on the thread itself.
+    claim = staticmethod(claim_thread)
+    release = staticmethod(release_thread)
 
     def __init__(self, threads: int, journal: Journaling, hooks: Hooks, fatal: Fatal) -> None:
         self._threads = threads
@@ -183,7 +186,7 @@ class ThreadExecutor:
         return True
 
     def _run_blocks(self) -> None:
-        slot = claim_thread(self._journal)
+        slot = self.claim(self._journal)
         get, finished = self._inbox.get, self._finished.append
         while (block := get()) is not None:
             block.run(slot)
@@ -194,7 +197,7 @@ class ThreadExecutor:
             if not self._signalled:
                 self._signalled = True
                 self._wake.send()
-        release_thread()
+        self.release()
 
     def _collect(self) -> None:
         """Called once when a block finishes after a pause, then each TICK until a tick finds
@@ -254,15 +257,7 @@ class GreenletExecutor:
         return True  # it is raised where the greenlet waits
 
     def interrupt(self, block: Block, limit: TimeLimit) -> None:
-        limit.interrupted()
-        slot = block.slot
-        job = slot.job if slot is not None else None
-
-        def hit() -> None:
-            if slot is not None and slot.job is job:
-                block.waiter.throw(HandlerTimeout)
-
-        gevent.hub.get_hub().loop.run_callback(hit)
+        interrupt_greenlet(block, limit, block.waiter)
 
     def replace(self, block: Block) -> bool:
         self.stuck.add(block)
@@ -279,6 +274,20 @@ class GreenletExecutor:
 
     def stop(self) -> None:
         _await_stop_hooks(self._hooked)
+
+
+def interrupt_greenlet(block: Block, limit: TimeLimit, greenlet: Any) -> None:
+    """Have HandlerTimeout raised where the greenlet waits that runs the block's handler, unless it has
+    gone on to another message by then."""
+    limit.interrupted()
+    slot = block.slot
+    job = slot.job if slot is not None else None
+
+    def hit() -> None:
+        if slot is not None and slot.job is job:
+            greenlet.throw(HandlerTimeout)
+
+    gevent.hub.get_hub().loop.run_callback(hit)
 
 
 def _await_stop_hooks(hooked: set[Any]) -> None:

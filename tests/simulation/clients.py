@@ -259,8 +259,7 @@ class SimGroup:
             log = self._cluster.logs[tp]
             position = self._positions[tp]
             count = self._network.draw.randint(1, most)
-            records = log.read(position, count)
-            self._positions[tp] = log.position_after(position, records, count)
+            records, self._positions[tp] = log.read(position, count)
             self._ends[tp] = log.stable
             if records:
                 found[tp] = [Job(r.offset, r.timestamp, r.key, r.value, r.headers, 100 + len(r.value or b"")) for r in records]
@@ -363,6 +362,7 @@ class SimProducer:
     def __init__(self, cluster: Cluster, network: Network, most_rows: int, identity: tuple[str, int] | None = None) -> None:
         self._cluster = cluster
         self._network = network
+        self._id = cluster.producer()
         self._most = most_rows
         self.identity = identity
         self._queues: dict[TopicPartition, deque[_Batch]] = {}
@@ -422,7 +422,7 @@ class SimProducer:
         sequence, rows = batch.sequence, list(batch.rows)
         while True:
             try:
-                errors = self._network.ask(lambda: self._cluster.produce(tp, id(self), sequence, rows, self.identity))
+                errors = self._network.ask(lambda: self._cluster.produce(tp, self._id, sequence, rows, self.identity))
             except Exception:
                 if self.closed:
                     return

@@ -7,6 +7,7 @@ clients.py). What it does not know: replicas, several groups, compaction beyond 
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from gworkers.handlers.job import Row
 from gworkers.kafka import green
 from gworkers.kafka.errors import _OF_A_NEIGHBOUR
 from gworkers.kafka.protocols import Committed, TopicPartition
-from tests.simulation.loop import Loop
+from tests.simulation.loop import EPOCH, Loop
 
 #: What the broker refuses a record for that carries it as a header.
 REFUSED, TOO_LARGE = "refused", "too-large"
@@ -61,22 +62,18 @@ class Log:
         self.end += 1
         return record
 
-    def read(self, position: int, most: int) -> list[Record]:
-        """Up to ``most`` committed messages from ``position`` on."""
-        at, end = bisect.bisect_left(self.offsets, position), self.stable
-        found: list[Record] = []
-        for record in self.records[at : at + 4 * most]:
-            if record.offset >= end or len(found) >= most:
+    def read(self, position: int, most: int) -> tuple[list[Record], int]:
+        """Up to ``most`` committed messages from ``position`` on, and where reading goes on: behind
+        the last of them, or past markers and what was aborted when those are all there are."""
+        end, found = self.stable, []
+        for record in itertools.islice(self.records, bisect.bisect_left(self.offsets, position), None):
+            if record.offset >= end:
                 break
             if record.state != "aborted":
                 found.append(record)
-        return found
-
-    def position_after(self, position: int, found: list[Record], most: int) -> int:
-        """Where reading goes on: past markers and what was aborted, when all of it has been read."""
-        if len(found) >= most and found:
-            return found[-1].offset + 1
-        return max(position, self.stable)
+                if len(found) == most:
+                    return found, record.offset + 1
+        return found, max(position, end)
 
 
 @dataclass(slots=True)
@@ -123,11 +120,12 @@ class Cluster:
         self.say: Callable[[str], None] | None = None  # told of what happens, where somebody wants to know
         self.on_records: Callable[[list[tuple[TopicPartition, Record]]], None] = lambda records: None
         self._members = 0
+        self._producers = itertools.count()
         self._begun = 0
 
     @property
     def now_ms(self) -> int:
-        return int((1_800_000_000.0 + self.loop.now) * 1000)
+        return int((EPOCH + self.loop.now) * 1000)
 
     def make(self, topic: str, partitions: int, *, consumed: bool = False) -> None:
         for number in range(partitions):
@@ -140,6 +138,10 @@ class Cluster:
         return sum(tp.topic == topic for tp in self.logs)
 
     # -- producing
+
+    def producer(self) -> int:
+        """Who a new producer is. Not the object's address: another one gets that, when it is gone."""
+        return next(self._producers)
 
     def produce(self, tp: TopicPartition, producer: Any, sequence: int, rows: list[Row], identity: tuple[str, int] | None) -> Any:
         """Returns None, or a function from a row's index to its error. producer: who sends it, and

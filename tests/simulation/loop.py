@@ -13,7 +13,8 @@ import contextlib
 import heapq
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import gevent
@@ -170,6 +171,10 @@ class Loop:
     def fork(self, ref: bool = True, priority: Any = None) -> Timer:
         return Timer(self, -1.0, 0.0)
 
+    def clock(self, start: float) -> float:
+        """The time, of a clock that stood at ``start`` when the schedule began."""
+        return start + self.now
+
     def update_now(self) -> None:
         pass
 
@@ -264,25 +269,37 @@ class Loop:
         self._timers.clear()
 
 
-_CLOCKS = ("monotonic", "time", "perf_counter")
+#: When a schedule begins, as ``time.time()`` tells it.
 EPOCH = 1_800_000_000.0
+
+#: An attribute of an object, and what it is to be for a while.
+Change = tuple[Any, str, Any]
+
+
+@contextlib.contextmanager
+def changed(changes: Sequence[Change]) -> Iterator[None]:
+    """While this holds, attributes of modules and classes are others."""
+    before = [(one, name, vars(one)[name]) for one, name, _ in changes]
+    for one, name, value in changes:
+        setattr(one, name, value)
+    try:
+        yield
+    finally:
+        for one, name, value in before:
+            setattr(one, name, value)
 
 
 @contextlib.contextmanager
 def virtual(draw: random.Random, *, shuffled: bool, until: float) -> Iterator[Loop]:
     """A loop whose clock is the ``time`` module's, and whose hub is this thread's."""
     loop = Loop(draw, shuffled=shuffled, until=until)
-    real = {name: getattr(time, name) for name in _CLOCKS}
+    starts = {"monotonic": 1000.0, "time": EPOCH, "perf_counter": 1000.0}
     hub_before = gevent.hub.get_hub()
     set_hub(_Hub(loop=loop))
-    for name in _CLOCKS:
-        start = EPOCH if name == "time" else 1000.0
-        setattr(time, name, lambda start=start: start + loop.now)
     try:
-        yield loop
+        with changed([(time, name, partial(loop.clock, start)) for name, start in starts.items()]):
+            yield loop
     finally:
-        for name, clock in real.items():
-            setattr(time, name, clock)
         set_hub(hub_before)
 
 

@@ -11,8 +11,7 @@ from gworkers.pipeline.assignments import Assignments
 from gworkers.pipeline.outcomes import Outcomes
 from gworkers.pipeline.retries import Retries
 from gworkers.pipeline.scheduler import Scheduler
-
-Change = tuple[type, str, Any]
+from tests.simulation.loop import Change, changed
 
 
 def _one_too_far() -> list[Change]:
@@ -79,12 +78,5 @@ MUTANTS: dict[str, Callable[[], list[Change]]] = {
 @contextlib.contextmanager
 def mutated(name: str) -> Iterator[None]:
     """While this holds, the product has the bug."""
-    changes = MUTANTS[name]()
-    before = [(cls, attribute, cls.__dict__[attribute]) for cls, attribute, _ in changes]
-    for cls, attribute, value in changes:
-        setattr(cls, attribute, value)
-    try:
+    with changed(MUTANTS[name]()):
         yield
-    finally:
-        for cls, attribute, value in before:
-            setattr(cls, attribute, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 #: Seconds within which messages come and faults happen, and how many are left after that, beside what
@@ -205,6 +205,3 @@ def told(plan: Plan) -> str:
     usual = {**SIMPLE, "faults": ()}
     lines = [f"    {name}={value!r}," for name, value in vars(plan).items() if name not in usual or usual[name] != value]
     return "Plan(\n" + "\n".join(lines) + "\n)"
-
-
-__all__ = ["Fault", "Msg", "Plan", "asdict", "draw", "field", "shorter", "told"]

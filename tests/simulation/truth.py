@@ -30,7 +30,6 @@ class Message:
     ended: bool = False
     dead: int = 0
     moved: bool = False  # it waits in a retry topic
-    runs: int = 0
     kills: int = 0
 
     @property
@@ -89,7 +88,6 @@ class Truth:
     def begins(self, partition: Any, message: Message, read_at: int, covered: Committed | None) -> None:
         """A handler begins. partition: the assignment it was read in, at the offset read_at; covered:
         the commit that this began with."""
-        message.runs += 1
         if covered is not None and self._covers(covered, read_at):
             raise ViolationError(f"{message} runs again, though the commit that its partition began with says that it is finished")
         lane = self.lane(message)

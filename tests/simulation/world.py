@@ -23,13 +23,14 @@ import gevent.queue
 from gworkers.codecs import CODECS
 from gworkers.config.schema import Config
 from gworkers.errors import RestartError
-from gworkers.handlers.executor import GreenletExecutor, ThreadExecutor
+from gworkers.handlers.executor import GreenletExecutor, ThreadExecutor, interrupt_greenlet
 from gworkers.handlers.hooks import Hooks
 from gworkers.handlers.routes import Route, compile_route
-from gworkers.handlers.slot import claim_greenlet, release_greenlet, running_job
+from gworkers.handlers.slot import Slot, claim_greenlet, release_greenlet, running_job
 from gworkers.handlers.time_limits import TimeLimit
+from gworkers.kafka import green
 from gworkers.kafka.protocols import TopicPartition
-from gworkers.message import HandlerTimeout, Message, Record, Reject, Retry
+from gworkers.message import Message, Record, Reject, Retry
 from gworkers.offsets import finished
 from gworkers.offsets.finished import Left, NoNotes, Notes
 from gworkers.offsets.suspects import Suspect
@@ -39,8 +40,8 @@ from gworkers.pipeline.pipeline import Pipeline
 from gworkers.pipeline.quarantine import NoSuspects
 from tests.simulation.clients import Network, SimGroup, SimProducer, SimTransactional
 from tests.simulation.cluster import Cluster
-from tests.simulation.loop import Loop, Owner, run, virtual
-from tests.simulation.plan import BUSY, Fault, Plan
+from tests.simulation.loop import Change, Loop, Owner, changed, run, virtual
+from tests.simulation.plan import Fault, Plan
 from tests.simulation.truth import Message as TrueMessage
 from tests.simulation.truth import Truth, ViolationError
 
@@ -80,36 +81,20 @@ class SimThreads(ThreadExecutor):
         self._pool = _Pool()
         self._inbox = gevent.queue.SimpleQueue()
         self._finished = _Finished(draw)
-        self._threads_of: dict[Any, Any] = {}
+        self._greenlets: dict[Any, Any] = {}  # slot → the greenlet that is its thread
 
-    def _run_blocks(self) -> None:
-        slot = claim_greenlet(self._journal)
-        self._threads_of[slot] = gevent.getcurrent()
-        get, put = self._inbox.get, self._finished.append
-        while (block := get()) is not None:
-            block.run(slot)
-            if block.given_up:
-                self.stuck.discard(block)
-                break
-            put(block)
-            if not self._signalled:
-                self._signalled = True
-                self._wake.send()
-        release_greenlet()
+    def claim(self, journal: Any) -> Slot:
+        slot = claim_greenlet(journal)
+        self._greenlets[slot] = gevent.getcurrent()
+        return slot
+
+    release = staticmethod(release_greenlet)
 
     def may_interrupt(self, limit: TimeLimit) -> bool:
         return True
 
     def interrupt(self, block: Any, limit: TimeLimit) -> None:
-        limit.interrupted()
-        slot = block.slot
-        job = slot.job if slot is not None else None
-
-        def hit() -> None:
-            if slot is not None and slot.job is job:
-                self._threads_of[slot].throw(HandlerTimeout)
-
-        self._hub.loop.run_callback(hit)
+        interrupt_greenlet(block, limit, self._greenlets.get(block.slot))
 
 
 class _Journal:
@@ -315,8 +300,6 @@ class World:
         self.suspects: dict[tuple[str, int], dict[int, Suspect]] = {}
         self.left: list[list[tuple[str, int, int]]] = []
         self.members: dict[int, list[str]] = {}  # that died without leaving, by process
-        self.calm = False  # no more faults
-        self.deaths = 0
         self._make_topics()
 
     def _make_topics(self) -> None:
@@ -414,7 +397,6 @@ class World:
             loop.later(plan.late if number else 0.0, None, self._start, number)
         for fault in plan.faults:
             loop.later(fault.at, None, self._befall, fault)
-        loop.later(BUSY + 10, None, setattr, self, "calm", True)
         loop.later(1.0, None, self._watch)
         loop.later(5.0, None, self._expire)
         loop.after_each = self._check
@@ -458,7 +440,6 @@ class World:
         if error is not None and not isinstance(error, RestartError):
             self.broken(ViolationError(f"process {process.number} ended with {type(error).__name__}: {error}"))
         if crashed:
-            self.deaths += 1
             if process.group is not None and process.group.membership.member_id:
                 self.members.setdefault(process.number, []).append(process.group.membership.member_id)
             if self.plan.state and (ran := process.journal.ran()):
@@ -587,7 +568,7 @@ def _at_this_scale() -> Iterator[None]:
     """Notes of a few kilobytes, and fewer looks at what nothing depends on: a schedule is to take
     milliseconds. A dead letter's stack trace does not look at each source file anew."""
     size = finished.HEAD_BYTES + 32 * finished.ENTRY.size + 2 * 64 * 8
-    changes: list[tuple[Any, str, Any]] = [
+    changes: list[Change] = [
         (finished, "ENTRIES", 32),
         (finished, "HALF", 64),
         (finished, "CROWDED", 48),
@@ -596,16 +577,12 @@ def _at_this_scale() -> Iterator[None]:
         (quarantine, "WRITE_INTERVAL", 5.0),
         (linecache, "checkcache", lambda filename=None: None),
     ]
-    before = [(module, name, getattr(module, name)) for module, name, _ in changes]
     collects = gc.isenabled()
     gc.disable()
-    for module, name, value in changes:
-        setattr(module, name, value)
     try:
-        yield
+        with changed(changes):
+            yield
     finally:
-        for module, name, value in before:
-            setattr(module, name, value)
         if collects:
             gc.enable()
 
@@ -613,6 +590,7 @@ def _at_this_scale() -> Iterator[None]:
 def simulate(plan: Plan, *, telling: bool = False) -> World:
     """Run the schedule of a plan. telling: its trace says what happens in it. Raises ViolationError,
     or what the product raised, with the world as its ``world``."""
+    green.module("kafka.errors")  # what is imported while it runs would draw by chance
     draw = random.Random(plan.seed)
     random.seed(plan.seed)
     with _at_this_scale(), virtual(draw, shuffled=plan.shuffled, until=plan.limit) as loop:
