@@ -15,6 +15,11 @@ class Request:
     query: Mapping[str, str]
     authorization: str
 
+    def number(self, name: str) -> int | None:
+        """A parameter that is a whole number of up to nine digits; None for anything else."""
+        text = self.query.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
 
 class BadRequestError(ValueError):
     """A request that cannot be done; the text says why."""

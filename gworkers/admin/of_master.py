@@ -31,12 +31,12 @@ from gevent.pool import Group
 from gworkers.admin.answer import Answer, BadRequestError, Request
 from gworkers.admin.server import Admin, Pages
 from gworkers.config.load import Loaded
+from gworkers.config.schema import MOST_PROCESSES
 
 #: How long a process has to answer, in seconds, and how much it may say, in bytes.
 PATIENCE = 2.0
 MOST = 4 * 2**20
-#: Processes there may be, and seconds between two signals to the master.
-MOST_PROCESSES = 1000
+#: Seconds between two signals to the master.
 SIGNAL_INTERVAL = 0.02
 
 _SAMPLE = re.compile(r"^(gworkers_\w+)(?:\{(.*)\})? (\S+)$")
@@ -79,24 +79,22 @@ class OfMaster:
 
     def _operate(self, path: str, request: Request) -> Answer:
         found = self._ask_all("POST", path, request)
-        refused = next(
-            (facts["why"] for status, facts in zip((s for s, _ in found.values()), _facts(found).values(), strict=True) if status == 400),
-            None,
-        )
-        if refused is not None:
-            raise BadRequestError(refused)
+        facts = _facts(found)
+        for number, (status, _) in found.items():
+            if status == 400:  # what one of them does not take none does
+                raise BadRequestError(facts[str(number)]["why"])
         good = bool(found) and all(status == 200 for status, _ in found.values())
-        return Answer.of(good, {"processes": _facts(found)})
+        return Answer.of(good, {"processes": facts})
 
     def _scale(self, request: Request) -> Answer:
         """Their number by as many signals as an operator would send by hand; what each of them runs at
         once by asking it."""
         if "concurrency" in request.query:
             return self._operate("/scale", request)
-        text = request.query.get("processes", "")
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MOST_PROCESSES):
-            raise BadRequestError(f"processes has to be a number from 1 to {MOST_PROCESSES}, and is {text!r}")
-        before, wanted = len(self.addresses), int(text)
+        wanted, before = request.number("processes"), len(self.addresses)
+        if wanted is None or not 1 <= wanted <= MOST_PROCESSES:
+            told = request.query.get("processes", "")
+            raise BadRequestError(f"processes has to be a number from 1 to {MOST_PROCESSES}, and is {told!r}")
         for _ in range(abs(wanted - before)):
             os.kill(os.getppid(), signal.SIGTTIN if wanted > before else signal.SIGTTOU)
             gevent.sleep(SIGNAL_INTERVAL)  # two of a kind that come at once are one

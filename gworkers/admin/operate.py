@@ -32,12 +32,12 @@ def selection_of(request: Request, routes: Collection[str]) -> Selection:
     unknown = set(request.query) - {"route", "topic", "partition"}
     if unknown:
         raise BadRequestError(f"there is no {', '.join(sorted(unknown))} to select by; there are route, topic and partition")
-    route, number = request.query.get("route"), request.query.get("partition")
+    route, number = request.query.get("route"), request.number("partition")
     if route is not None and route not in routes:
         raise BadRequestError(f"there is no route {route}; there are {', '.join(routes)}")
-    if number is not None and not (number.isascii() and number.isdigit() and len(number) < 10):
-        raise BadRequestError(f"the partition {number!r} is no number")
-    return Selection(route, request.query.get("topic"), int(number) if number is not None else None)
+    if number is None and "partition" in request.query:
+        raise BadRequestError(f"the partition {request.query['partition']!r} is no number")
+    return Selection(route, request.query.get("topic"), number)
 
 
 def actions_of(pauses: Pauses, routes: Collection[str], server: Operated) -> Pages:
@@ -54,13 +54,13 @@ def actions_of(pauses: Pauses, routes: Collection[str], server: Operated) -> Pag
         return Answer.shown(True, {"quiet": wanted})
 
     def scale(request: Request) -> Answer:
-        text = request.query.get("concurrency", "")
-        if set(request.query) != {"concurrency"} or not (text.isascii() and text.isdigit() and len(text) < 7):
+        concurrency = request.number("concurrency")
+        if concurrency is None or len(request.query) > 1:
             raise BadRequestError("a process is scaled by concurrency, a number; several processes by processes as well")
-        problem = server.resize(int(text), "an operator")
+        problem = server.resize(concurrency, "an operator")
         if problem is not None:
             raise BadRequestError(problem)
-        return Answer.shown(True, {"concurrency": int(text)})
+        return Answer.shown(True, {"concurrency": concurrency})
 
     return {
         "/scale": scale,

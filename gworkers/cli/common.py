@@ -12,6 +12,8 @@ import click
 
 from gworkers.config.load import Loaded, load
 from gworkers.errors import GworkersError, UnavailableError, one_line
+from gworkers.handlers.routes import matches
+from gworkers.kafka import green, topics
 from gworkers.kafka.clients import Clients
 from gworkers.kafka.errors import is_kafkas
 from gworkers.supervisor import run_file
@@ -81,3 +83,18 @@ def clients_of(file: Path, overrides: tuple[str, ...]) -> tuple[Loaded, Clients]
         servers = facts["servers"]
     clients = click.get_current_context().meta[_CLIENTS] = Clients(loaded, servers)
     return loaded, clients
+
+
+def partitions_of(consumer: Any, loaded: Loaded) -> list[Any]:
+    """Those that the routes consume. Blocks; raises UnavailableError when there are none."""
+    structs = green.module("kafka.structs")
+    routes = loaded.config.routes.values()
+    found = {topic: topics.partitions_of(consumer, topic) for route in routes for topic in route.topics}
+    if any(route.pattern for route in routes):
+        for topic in consumer.topics() - found.keys():
+            if any(matches(route, topic) for route in routes):
+                found[topic] = consumer.partitions_for_topic(topic)
+    tps = [structs.TopicPartition(topic, number) for topic, numbers in sorted(found.items()) for number in sorted(numbers)]
+    if not tps:
+        raise UnavailableError("none of the routes' topics exists")
+    return tps

@@ -9,11 +9,7 @@ from typing import Any
 import click
 
 from gworkers.cli import terminal
-from gworkers.cli.common import clients_of, configured, examples
-from gworkers.config.load import Loaded
-from gworkers.errors import UnavailableError
-from gworkers.handlers.routes import matches
-from gworkers.kafka import green, topics
+from gworkers.cli.common import clients_of, configured, examples, partitions_of
 from gworkers.offsets import offset_map
 
 #: How many unfinished offsets of a partition are listed with --map.
@@ -63,21 +59,6 @@ def _show(rows: list[dict[str, Any]], *, as_json: bool) -> None:
             click.echo(f"  {row['partition']}@{offset} unfinished, {told}")
         if row["more"]:
             click.echo(f"  and {row['more']:,} more")
-
-
-def partitions_of(consumer: Any, loaded: Loaded) -> list[Any]:
-    """Those that the routes consume. Blocks; raises UnavailableError when there are none."""
-    structs = green.module("kafka.structs")
-    routes = loaded.config.routes.values()
-    found = {topic: topics.partitions_of(consumer, topic) for route in routes for topic in route.topics}
-    if any(route.pattern for route in routes):
-        for topic in consumer.topics() - found.keys():
-            if any(matches(route, topic) for route in routes):
-                found[topic] = consumer.partitions_for_topic(topic)
-    tps = [structs.TopicPartition(topic, number) for topic, numbers in sorted(found.items()) for number in sorted(numbers)]
-    if not tps:
-        raise UnavailableError("none of the routes' topics exists")
-    return tps
 
 
 def _row(consumer: Any, tp: Any, with_map: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import click
 from gworkers.cli import terminal
 from gworkers.cli.asking import Running, processes_of
 from gworkers.cli.common import configured, examples
+from gworkers.config.schema import MOST_CONCURRENCY, MOST_PROCESSES
 from gworkers.errors import UnavailableError, UsageError
 from gworkers.text import safe
 
@@ -70,8 +71,10 @@ def quiet(file: Path, overrides: tuple[str, ...], off: bool) -> None:
 
 @click.command(epilog=examples("gworkers scale -c conf/app.yaml --processes 4", "gworkers scale -c conf/app.yaml --concurrency 128"))
 @configured
-@click.option("--processes", type=click.IntRange(1, 1000), help="How many processes there are to be; those that are too many drain.")
-@click.option("--concurrency", type=click.IntRange(1, 10_000), help="How many messages each process handles at once.")
+@click.option(
+    "--processes", type=click.IntRange(1, MOST_PROCESSES), help="How many processes there are to be; those that are too many drain."
+)
+@click.option("--concurrency", type=click.IntRange(1, MOST_CONCURRENCY), help="How many messages each process handles at once.")
 def scale(file: Path, overrides: tuple[str, ...], processes: int | None, concurrency: int | None) -> None:
     """Have more or fewer, until the next reload or restart; what runs goes on."""
     server = Running(file, overrides)

@@ -12,8 +12,7 @@ from typing import Any
 import click
 
 from gworkers.cli import terminal
-from gworkers.cli.common import clients_of, configured, examples
-from gworkers.cli.lag import partitions_of
+from gworkers.cli.common import clients_of, configured, examples, partitions_of
 from gworkers.config.load import Loaded
 from gworkers.config.units import parse_duration
 from gworkers.errors import UnavailableError, UsageError

@@ -74,12 +74,11 @@ def run(file: Path, overrides: tuple[str, ...], until_idle: float | None, pidfil
         pid_file.write()  # while it is root: /run is root's
     try:
         become(user, group)
-        status = _serve(file, overrides, until_idle, pid_file)
+        return _serve(file, overrides, until_idle, pid_file)
     except BaseException:
         if pid_file is not None:
             pid_file.remove()
         raise
-    return status
 
 
 def _serve(file: Path, overrides: tuple[str, ...], until_idle: float | None, pid_file: PidFile | None) -> int:

@@ -16,6 +16,10 @@ from gworkers.codecs import CODECS
 from gworkers.config.units import AmountText, Duration, RateText, Size, TypeName, cores
 from gworkers.expressions import Expression
 
+#: The most messages that are handled at once in a process, and the most processes.
+MOST_CONCURRENCY = 10_000
+MOST_PROCESSES = 1000
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=False)
@@ -407,11 +411,11 @@ class Config(Section):
         description="Where handlers run: in native threads with the ordinary standard library, or in greenlets of a process "
         "that gevent has patched.",
     )
-    concurrency: int = Field(64, ge=1, le=10_000, description="Messages being handled at once in a process.", examples=[64])
+    concurrency: int = Field(64, ge=1, le=MOST_CONCURRENCY, description="Messages being handled at once in a process.", examples=[64])
     processes: int = Field(
         1,
         ge=1,
-        le=1000,
+        le=MOST_PROCESSES,
         description="How many processes, each a member of the group; with more than one a small master starts and replaces them. "
         "`auto` is as many as there are processor cores for this process.",
         examples=[4],

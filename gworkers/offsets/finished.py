@@ -27,10 +27,10 @@ import os
 import struct
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 MAGIC = b"gwfinish"
 VERSION = 1
@@ -183,9 +183,8 @@ class Notes:
     def _clear_away(self) -> None:
         """Of the processes that have died keep the last ones' files."""
         dead: list[tuple[float, Path]] = []
-        for path in list(self._folder.glob(f"{self._pattern}.*")):
-            with contextlib.suppress(OSError), open(path, "r+b") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path, file in _of_the_dead(self._folder, self._pattern):
+            with contextlib.suppress(OSError):
                 head = file.read(HEAD_BYTES)
                 if len(head) < HEAD.size or HEAD.unpack_from(head)[-1] != self._boot:
                     path.unlink()
@@ -277,10 +276,17 @@ class Notes:
 def forget(folder: Path, group: str) -> None:
     """What processes of a group noted that have died is needed no more: somebody has said where the
     group goes on."""
-    for path in list(folder.glob(f"{_pattern(group)}.*")):
+    for path, _ in _of_the_dead(folder, _pattern(group)):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _of_the_dead(folder: Path, pattern: str) -> Iterator[tuple[Path, BinaryIO]]:
+    """The files whose processes have died, each held by a lock of this one for its turn."""
+    for path in list(folder.glob(f"{pattern}.*")):
         with contextlib.suppress(OSError), open(path, "r+b") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+            yield path, file
 
 
 def _pattern(group: str) -> str:

@@ -128,9 +128,8 @@ class Consumer:
         partitions = self._assignments.partitions
         while True:
             most = 0 if self._draining else self._shares.decide(partitions.values(), POLL_MESSAGES)
-            paused = {tp for tp, partition in partitions.items() if partition.paused or partition.held or self._draining}
-            if self._pauses.selections:
-                paused |= {tp for tp, partition in partitions.items() if self._pauses.has(partition)}
+            has = self._pauses.has
+            paused = {tp for tp, p in partitions.items() if p.paused or p.held or self._draining or has(p)}
             self._group.pause_only(paused)
             if time.monotonic() - self._looked > LOOK_INTERVAL:
                 self._looked = time.monotonic()

@@ -155,13 +155,16 @@ class Pipeline:
         self.concurrency = concurrency
         self._workers.resize(concurrency * self._workers_each)
 
-    def quiet(self, quiet: bool) -> None:
-        """Begin nothing and stay a member of the group, or go on."""
+    def quiet(self, quiet: bool) -> bool:
+        """Begin nothing and stay a member of the group, or go on. False when it was so before."""
+        if quiet == self._quiet:
+            return False
         self._quiet = quiet
         if quiet:
             self._runner.hold()
         else:
             self._runner.resume()
+        return True
 
     # -- what is to be seen
 
@@ -253,7 +256,7 @@ class Pipeline:
         return OldestSnapshot(job.partition.route.name, topic, partition, offset, time.perf_counter() - since)
 
     def _partition(self, tp: TopicPartition, partition: Partition) -> PartitionSnapshot:
-        offsets, end = partition.offsets, self._group.end(tp)
+        offsets, end, why = partition.offsets, self._group.end(tp), self._why_paused(partition)
         known = end is not None and offsets.next is not None
         return PartitionSnapshot(
             topic=partition.topic,
@@ -266,8 +269,8 @@ class Pipeline:
             waiting=partition.waiting,
             in_flight=partition.in_flight,
             buffered_bytes=partition.buffered,
-            paused=partition.paused or self.pauses.has(partition),
-            why_paused=self._why_paused(partition),
+            paused=partition.paused or why == BY_OPERATOR,
+            why_paused=why,
             held=partition.held,
         )
 

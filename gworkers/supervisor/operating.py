@@ -6,15 +6,12 @@ from __future__ import annotations
 import logging
 
 from gworkers import log_context
-from gworkers.config.schema import Config
+from gworkers.config.schema import MOST_CONCURRENCY, Config
 from gworkers.handlers.executor import TooFewThreadsError
 from gworkers.server import limits
 from gworkers.server.process import Process
 
 log = logging.getLogger("gworkers")
-
-#: As many handlers as the configuration allows.
-MOST_CONCURRENCY = 10_000
 
 
 class Operating:
@@ -22,7 +19,6 @@ class Operating:
 
     _config: Config
     process: Process | None
-    _quiet = False
 
     def tell_stacks(self) -> None:
         found = self.process.pipeline.standing if self.process is not None else []
@@ -59,10 +55,8 @@ class Operating:
         return None
 
     def be_quiet(self, quiet: bool, who: str | None = None) -> None:
-        if self.process is None or quiet == self._quiet:
+        if self.process is None or not self.process.pipeline.quiet(quiet):
             return
-        self._quiet = quiet
-        self.process.pipeline.quiet(quiet)
         if who is not None:
             log.info("%s: %s", who, "nothing new is begun until it is told to go on" if quiet else "going on")
         else:
