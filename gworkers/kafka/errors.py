@@ -9,6 +9,12 @@ from typing import Any
 
 from gworkers.kafka import green
 
+#: Of a process whose place in the group another has taken.
+FENCED = (
+    "another process has joined the group under this one's kafka.group_instance_id, and this one is out; "
+    "give each process a name of its own, with %(host)s or a variable"
+)
+
 
 class Kind(Enum):
     """What can be done about an error."""

@@ -18,7 +18,7 @@ from gevent.event import Event
 from gworkers.errors import UnavailableError, one_line
 from gworkers.events import Events
 from gworkers.handlers.partition import Partition
-from gworkers.kafka.errors import Kind, classify
+from gworkers.kafka.errors import FENCED, Kind, classify
 from gworkers.kafka.protocols import Committed, Group, Offsets, TopicPartition
 from gworkers.loop import Fatal, Loop
 from gworkers.offsets.finished import Noting
@@ -152,6 +152,8 @@ class Committer:
             no_right = self._group.no_right(error) if error is not None else None
             if no_right is not None:
                 raise UnavailableError(no_right)
+            if error is not None and classify(error) is Kind.INSTANCE_FENCED:
+                raise UnavailableError(FENCED)
 
     def hurry(self) -> None:
         """Commit soon: little room is left for notes. Does not block."""

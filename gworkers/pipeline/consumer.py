@@ -21,7 +21,7 @@ from gworkers.errors import FatalError, UnavailableError, one_line
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.handlers.routes import kept_from_patterns
-from gworkers.kafka.errors import Kind, OversizedBatchError, classify, is_kafkas, missing_codec
+from gworkers.kafka.errors import FENCED, Kind, OversizedBatchError, classify, is_kafkas, missing_codec
 from gworkers.kafka.protocols import Group, TopicPartition
 from gworkers.loop import Fatal, Loop
 from gworkers.pipeline import retry_topics
@@ -48,11 +48,6 @@ FULL_WAIT = 0.1
 #: Between two looks whether a topic was made anew, in seconds.
 LOOK_INTERVAL = 1.0
 FAILED_WAIT = 1.0
-
-FENCED = (
-    "another process has joined the group under this one's kafka.group_instance_id, and this one is out; "
-    "give each process a name of its own, with %(host)s or a variable"
-)
 
 
 class Consumer:
@@ -135,14 +130,14 @@ class Consumer:
                 self._looked = time.monotonic()
                 self._assignments.look_for_topics_made_anew()
             found = self._poll_once(most, (POLL_WAIT_PAUSED_MS if paused else POLL_WAIT_MS) if most else 0)
+            if self._group.membership.fenced():
+                raise UnavailableError(FENCED)
+            self._gaps.look_for_resets()
             if found:
                 self._feed(found)
                 gevent.sleep(0)
                 continue
-            self._gaps.look_for_resets()
             self._catch_up()
-            if self._group.membership.fenced():
-                raise UnavailableError(FENCED)
             if not most:
                 self._ledger.wait_for_room(FULL_WAIT)
 
