@@ -221,7 +221,11 @@ class Route(Section):
     output: TopicName | None = Field(
         None, description="Where results are sent; without it they are dropped, unless the handler returns Records.", examples=["priced"]
     )
-    order: Order = Field("none", description="What is handled one after the other: nothing, each key, or each partition.")
+    order: Order = Field(
+        "none",
+        description="What is handled one after the other: nothing, each key, or each partition. Results without a key go to one partition "
+        "then: that of the message's key, or the one with the number of the message's partition.",
+    )
     timeout: Duration | None = Field(
         None,
         gt=0,

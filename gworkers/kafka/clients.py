@@ -89,6 +89,7 @@ class Clients:
         workarounds.hand_out_what_was_parked(consumer)
         workarounds.finish_the_join(consumer)
         workarounds.claim_only_what_is_owned(consumer)
+        workarounds.go_on_from_the_whole_commit(consumer)
         return consumer
 
     def _instance(self) -> str | None:

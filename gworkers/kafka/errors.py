@@ -71,7 +71,7 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.INSTANCE_FENCED: ("FencedInstanceIdError",),
     Kind.GROUP_REFUSES: ("InvalidGroupIdError", "InvalidSessionTimeoutError"),
     Kind.OTHER_ASSIGNOR: ("InconsistentGroupProtocolError",),
-    Kind.NO_OFFSET: ("NoOffsetForPartitionError", "OffsetOutOfRangeError"),
+    Kind.NO_OFFSET: ("NoOffsetForPartitionError", "OffsetOutOfRangeError", "LogTruncationError"),
     Kind.DAMAGED: ("CorruptRecordError",),
     Kind.NO_CODEC: ("UnsupportedCodecError",),
     Kind.RECORD_REFUSED: ("InvalidRecordError", "InvalidTimestampError"),

@@ -10,6 +10,7 @@ from typing import Any
 from gworkers.handlers.job import Job
 from gworkers.kafka import green, probe, reasons, troubles
 from gworkers.kafka.errors import is_kafkas
+from gworkers.kafka.leader_epochs import LeaderEpochs
 from gworkers.kafka.membership import KafkaMembership
 from gworkers.kafka.protocols import Committed, Listener, Offsets, TopicPartition, Trouble
 from gworkers.kafka.reading import MOST_BYTES, read_lean
@@ -23,7 +24,8 @@ class KafkaGroup:
     """Wraps a KafkaConsumer that nobody else uses. All of it runs on the hub's thread."""
 
     def __init__(self, consumer: Any, rights: Rights, most: int = MOST_BYTES, *, skip_oversized: bool = False) -> None:
-        read_lean(consumer, most, skip=skip_oversized)
+        self._epochs = LeaderEpochs()
+        read_lean(consumer, most, skip=skip_oversized, epochs=self._epochs)
         self._rights = rights
         self.membership = KafkaMembership(consumer)
         self._consumer = consumer
@@ -131,6 +133,9 @@ class KafkaGroup:
 
     # -- committing
 
+    def leader_epoch(self, tp: TopicPartition, offset: int) -> int:
+        return self._epochs.before(tp, offset)
+
     def commit(self, offsets: Offsets, timeout: float) -> None:
         self._consumer.commit(to_kafka(offsets), timeout_ms=int(timeout * 1000))
 
@@ -140,7 +145,13 @@ class KafkaGroup:
     async def committed(self, tps: Collection[TopicPartition], timeout: float) -> Offsets:
         wanted = set(self._theirs(tps))
         found: Mapping[Any, Any] = await self._coordinator.fetch_committed_offsets_async(wanted, timeout_ms=int(timeout * 1000))
-        return {tp: Committed(one.offset, one.metadata or "") for tp, one in found.items() if one.offset >= 0}
+        offsets = {}
+        for theirs, one in found.items():
+            if one.offset >= 0:
+                tp, epoch = TopicPartition(*theirs), one.leader_epoch if one.leader_epoch is not None else -1
+                self._epochs.begin(tp, one.offset, epoch)
+                offsets[tp] = Committed(one.offset, one.metadata or "", epoch)
+        return offsets
 
     async def sleep(self, seconds: float) -> None:
         await self._consumer._net.sleep(seconds)
@@ -202,7 +213,7 @@ def to_kafka(offsets: Offsets) -> dict[Any, Any]:
     structs = green.module("kafka.structs")
     found = {}
     for tp, one in offsets.items():
-        found[structs.TopicPartition(tp.topic, tp.partition)] = structs.OffsetAndMetadata(one.offset, one.metadata, -1)
+        found[structs.TopicPartition(tp.topic, tp.partition)] = structs.OffsetAndMetadata(one.offset, one.metadata, one.leader_epoch)
     return found
 
 

@@ -22,11 +22,12 @@ class TopicPartition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a group has committed for a partition, or is to commit: the next offset to be read, and
-    a text with it."""
+    """What a group has committed for a partition, or is to commit: the next offset to be read, a text
+    with it, and which leader wrote the record before it, -1 when that is not known."""
 
     offset: int
     metadata: str
+    leader_epoch: int = -1
 
 
 Offsets = Mapping[TopicPartition, Committed]
@@ -107,6 +108,9 @@ class Group(Protocol):
     def positions(self) -> Iterator[tuple[TopicPartition, int]]:
         """The offset that ``poll`` will return next, of each partition where it is known. Never
         waits."""
+
+    def leader_epoch(self, tp: TopicPartition, offset: int) -> int:
+        """Which leader wrote the record before ``offset``, -1 when that is not known."""
 
     def commit(self, offsets: Offsets, timeout: float) -> None:
         """Blocks up to ``timeout`` seconds."""

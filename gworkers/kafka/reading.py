@@ -13,6 +13,7 @@ from typing import Any
 from gworkers.handlers.job import AppendTimeJob, Job
 from gworkers.kafka import green
 from gworkers.kafka.errors import OversizedBatchError
+from gworkers.kafka.leader_epochs import LeaderEpochs
 from gworkers.kafka.unpacking import TooLargeError, unpack
 from gworkers.message import Headers
 
@@ -162,10 +163,12 @@ def _uncompress(batch: Any, most: int) -> None:
         raise errors.CorruptRecordError(told) from error
 
 
-def read_lean(consumer: Any, most: int = MOST_BYTES, *, skip: bool = False) -> None:
-    """Make this KafkaConsumer's ``poll()`` return Jobs in place of ConsumerRecords. A batch that
+def read_lean(consumer: Any, most: int = MOST_BYTES, *, skip: bool = False, epochs: LeaderEpochs | None = None) -> None:
+    """Make this KafkaConsumer's ``poll()`` return Jobs in place of ConsumerRecords, and tell
+    ``epochs`` what was read. A batch that
     unpacks to more than ``most`` bytes is passed over (``skip``), or ``poll()`` raises
     OversizedBatchError."""
+    note_epoch = (epochs or LeaderEpochs()).read
     fetcher = consumer._fetcher
     base = type(fetcher).PartitionRecords
     errors = green.module("kafka.errors")
@@ -197,6 +200,7 @@ def read_lean(consumer: Any, most: int = MOST_BYTES, *, skip: bool = False) -> N
                     yield from self._old_records(batch)
                 else:
                     self.leader_epoch = batch.leader_epoch
+                    note_epoch(tp, batch.base_offset, batch.leader_epoch)
                     if not self._aborted(batch) and not batch.is_control_batch:
                         try:
                             for jobs in read_records(batch, most):

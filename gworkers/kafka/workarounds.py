@@ -170,6 +170,31 @@ def finish_the_join(consumer: Any) -> None:
     coordinator.need_rejoin = lambda: coordinator._join_task is not None or need_rejoin()
 
 
+def go_on_from_the_whole_commit(consumer: Any) -> None:
+    """A committed offset says which leader wrote the record before it, and a log that has lost its end
+    since is noticed by that (KIP-320).
+
+    kafka-python 3.0 goes on from the bare number. Where the log has grown past it again, all that was
+    written in between is passed over, without a word.
+
+    Seen by: test_a_log_that_lost_its_end_is_read_from_where_it_differs.
+    """
+    coordinator = consumer._coordinator
+    errors = green.module("kafka.errors")
+
+    async def refresh(timeout_ms: Any = None) -> bool:
+        missing = set(coordinator._subscription.missing_fetch_positions())
+        try:
+            offsets = await coordinator.fetch_committed_offsets_async(missing, timeout_ms=timeout_ms)
+        except errors.KafkaTimeoutError:
+            return False
+        for partition, committed in offsets.items():
+            coordinator._subscription.seek(partition, committed)
+        return True
+
+    coordinator.refresh_committed_offsets_if_needed_async = refresh
+
+
 def claim_only_what_is_owned(consumer: Any) -> None:
     """Whoever joins the group must not say that it owns what it has lost.
 

@@ -47,7 +47,12 @@ MOST_OF_A_BATCH = 10_000
 
 
 class JournalError(Exception):
-    """Why a state directory cannot be used, as a sentence."""
+    """Why a state directory cannot be used, as a sentence. no_room: the disk is full, which may
+    be over some time."""
+
+    def __init__(self, text: str, cause: OSError | None = None) -> None:
+        super().__init__(text)
+        self.no_room = cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ class Journal:
             os.ftruncate(self._file, 0)
             os.posix_fallocate(self._file, 0, size)  # a full disk is told now, not by SIGBUS in the middle of a message
         except OSError as error:
-            raise JournalError(f"{self.path} cannot be made {size} bytes large: {os.strerror(error.errno or 0)}") from None
+            raise JournalError(f"{self.path} cannot be made {size} bytes large: {os.strerror(error.errno or 0)}", error) from None
         self._bytes = memoryview(mmap.mmap(self._file, size))
         self.offsets = self._bytes.cast("q")
         for index in range(entries + 1):
@@ -140,7 +145,8 @@ def folder_of(state_dir: Path, group: str) -> Path:
         os.close(file)
         os.unlink(probe)
     except OSError as error:
-        raise JournalError(f"the folder {folder} cannot be written: {os.strerror(error.errno or 0)}; make it, or name another") from None
+        text = f"the folder {folder} cannot be written: {os.strerror(error.errno or 0)}; make it, or name another"
+        raise JournalError(text, error) from None
     return folder
 
 
@@ -201,7 +207,7 @@ def _own(folder: Path) -> tuple[int, Path]:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise JournalError(f"{path} cannot be opened: {os.strerror(error.errno or 0)}") from None
+            raise JournalError(f"{path} cannot be opened: {os.strerror(error.errno or 0)}", error) from None
         if _lock(file):
             return file, path
         os.close(file)

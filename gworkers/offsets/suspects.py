@@ -137,7 +137,7 @@ class Suspects:
             finally:
                 os.close(file)
         except OSError as error:
-            raise JournalError(f"{error.filename or self._path} cannot be used: {os.strerror(error.errno or 0)}") from None
+            raise JournalError(f"{error.filename or self._path} cannot be used: {os.strerror(error.errno or 0)}", error) from None
 
     def _look(self) -> tuple[Any, ...]:
         found: list[Any] = []

@@ -193,8 +193,8 @@ class Assignments:
         """A partition that goes on before where it was: another Partition takes its place, which
         begins at ``offset``; None: with the next message that comes."""
         log.warning(
-            "%s goes on at %s, and not at %s where it was: the topic was deleted and made anew, or the group's offsets were reset; "
-            "what was known of finished messages is dropped",
+            "%s goes on at %s, and not at %s where it was: the topic was deleted and made anew, its log has lost its end (an unclean "
+            "leader election), or the group's offsets were reset; what was known of finished messages is dropped",
             partition.name,
             "its beginning" if offset is None else f"offset {offset}",
             partition.offsets.next,

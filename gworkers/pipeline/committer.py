@@ -57,7 +57,8 @@ class OffsetBuilder:
     """Builds commits. with_map: whether what is finished beyond the lowest unfinished offset goes
     along; needed: nothing is delivered without it."""
 
-    def __init__(self, events: Events, *, with_map: bool, needed: bool = False) -> None:
+    def __init__(self, group: Group, events: Events, *, with_map: bool, needed: bool = False) -> None:
+        self._group = group
         self._events = events
         self._with_map = with_map
         self._needed = needed
@@ -79,7 +80,8 @@ class OffsetBuilder:
             metadata, whole = found.metadata() if self._with_map else ("", True)
             if not whole:
                 log.debug("%s: what is finished far ahead does not fit into the commit", partition.name)
-            offsets[TopicPartition(partition.topic, partition.number)] = Committed(position, metadata)
+            tp = TopicPartition(partition.topic, partition.number)
+            offsets[tp] = Committed(position, metadata, self._group.leader_epoch(tp, position))
             reached.append((partition, found.changes))
         return Progress(offsets, reached)
 

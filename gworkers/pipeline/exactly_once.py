@@ -79,7 +79,7 @@ class ExactlyOnce:
         self._interval = config.transaction.interval
         self._most = config.transaction.max_messages
         self._most_bytes = ledger.max_bytes // 2
-        self._builder = OffsetBuilder(events, with_map=True, needed=True)
+        self._builder = OffsetBuilder(group, events, with_map=True, needed=True)
         self._scheduler = scheduler
         self._ledger = ledger
         self._events = events

@@ -288,6 +288,6 @@ def _delivery(
     group = connections.group
     if config.delivery == "exactly-once":
         return ExactlyOnce(connections.transactions, group, partitions, config, scheduler, ledger, events, fatal)
-    builder = OffsetBuilder(events, with_map=config.commit.map)
+    builder = OffsetBuilder(group, events, with_map=config.commit.map)
     committer = Committer(group, partitions, builder, notes, config.commit.interval, fatal)
     return AtLeastOnce(connections.producer, group, committer, notes, scheduler, ledger, events, fatal)

@@ -158,6 +158,12 @@ class Producer:
         if topic.waiting is not None:
             topic.waiting.append((row, job))
             return
+        if number is None and key is None and (lane := job.lane) is not None:
+            # What keeps an order keeps it where it is read, too.
+            if isinstance(lane, bytes):
+                key = lane
+            else:
+                number = job.partition.number % len(topic.partitions)
         if number is None:
             if key is None:
                 number = topic.next = (topic.next + 1) % len(topic.partitions)

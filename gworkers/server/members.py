@@ -52,7 +52,12 @@ def place(loaded: Loaded) -> Path | None:
     of this user's; None where that cannot be had. Raises JournalError."""
     config = loaded.config
     state = loaded.folder / config.state_dir if config.state_dir is not None else None
-    return folder_of(journal.folder_of(state, config.kafka.group) if state is not None else None)
+    try:
+        return folder_of(journal.folder_of(state, config.kafka.group) if state is not None else None)
+    except journal.JournalError as error:
+        if error.no_room:
+            return None
+        raise
 
 
 class Members:

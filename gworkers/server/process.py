@@ -127,6 +127,10 @@ class Process:
             suspects = quarantine.gather(folder)
             self._journal = Journal(folder, workers_for(config) + config.max_stuck_handlers + 1)
         except JournalError as error:
+            if error.no_room:  # what is to protect the work does not stand in its way
+                text = "state_dir: %s; this process goes on without its journal, and messages that kill it are not told from others"
+                log.warning(text, error)
+                return NoSuspects()
             raise ConfigError(Problem(loaded.document.where(("state_dir",)), "state_dir", str(error))) from None
         suspects.own = self._journal.path
         return suspects

@@ -31,7 +31,9 @@ RATE = 250  # messages a second
 SESSION = 3.0  # seconds, of the consumers' membership
 #: The status with which a server asks its supervisor to start it anew.
 RESTART = 75
-#: What it says before it does so because it was stopped in the middle of a transaction's commit.
+#: The status of one whose place another has taken.
+FENCED = 69
+#: What it says before it asks to be started anew, stopped in the middle of a transaction's commit.
 UNKNOWN = "the outcome of a transaction is unknown"
 #: After so many milliseconds the brokers give up the transaction of a process that died.
 TRANSACTION_TIMEOUT = 3000
@@ -42,13 +44,22 @@ class Load:
     whatever the brokers do."""
 
     def __init__(
-        self, servers: str, topic: str, seed: int, large: float = 0.0, slow: tuple[int, int] | None = None, failing: float = 0.0
+        self,
+        servers: str,
+        topic: str,
+        seed: int,
+        large: float = 0.0,
+        slow: tuple[int, int] | None = None,
+        failing: float = 0.0,
+        hungry: float = 0.0,
+        idempotent: bool = True,
     ) -> None:
         self._draw = random.Random(seed)
         self._producer = confluent_kafka.Producer(
             {
                 "bootstrap.servers": servers,
-                "enable.idempotence": True,
+                "enable.idempotence": idempotent,
+                "max.in.flight": 5 if idempotent else 1,
                 "partitioner": "murmur2_random",
                 "linger.ms": 5,
                 "topic.metadata.refresh.interval.ms": 1000,
@@ -60,6 +71,7 @@ class Load:
         self._large = large
         self._slow = slow
         self._failing = failing
+        self._hungry = hungry
         self._stop = threading.Event()
         self.sent = 0
         self.large: set[int] = set()
@@ -79,6 +91,8 @@ class Load:
                 if self._draw.random() < self._large:
                     value["large"] = True
                     self.large.add(self.sent)
+                if self._hungry and self._draw.random() < self._hungry:
+                    value["bytes"] = 32 * 2**20
                 if self._draw.random() < self._failing:
                     value["fails"] = self._draw.choice((1, 2, 1_000_000))
                     if value["fails"] > 2:
@@ -149,13 +163,23 @@ class Round:
         self.running: list[Running] = []
         self.stopped: list[tuple[int, float, float]] = []  # pid, when it was stopped, when it went on: SIGSTOP and SIGCONT
         self.consumer: dict[str, Any] = {}
+        self.static = False  # whether named servers are static members with at-least-once, too
+        self.not_judged: set[int] = set()  # what Kafka itself has lost, or has twice
         self.concurrency = 32
         self.transaction_timeout = TRANSACTION_TIMEOUT
         self.handler = "app:handle"
 
-    def start(self, instance: str | None = None, suicide: str = "", **more: Any) -> Running:
+    def start(
+        self,
+        instance: str | None = None,
+        suicide: str = "",
+        *,
+        env: dict[str, str] | None = None,
+        consumer: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> Running:
         """One more server of the group. instance: its name, where it keeps that of an earlier one;
-        suicide: ``point:commits``."""
+        suicide: ``point:commits``; consumer: further options of its consumer."""
         (self.folder / "app.py").write_text(SUICIDE + APP)
         if self.verdict.exactly_once:
             name = instance or f"i{len(self.running)}"
@@ -176,15 +200,16 @@ class Round:
         config["kafka"]["group"] = self.group
         if self.verdict.exactly_once:
             config["kafka"]["producer"] = {"transaction_timeout_ms": self.transaction_timeout}
-            if instance is not None:
-                config["kafka"]["group_instance_id"] = f"{self.group}-{instance}"
+        if instance is not None and (self.verdict.exactly_once or self.static):
+            config["kafka"]["group_instance_id"] = f"{self.group}-{instance}"
         config["kafka"]["consumer"] = {
             "session_timeout_ms": int(SESSION * 1000),
             "heartbeat_interval_ms": 500,
             "metadata_max_age_ms": 1000,
             **self.consumer,
+            **(consumer or {}),
         }
-        server = Running(self.folder, config, env={"SUICIDE": suicide}, name=f"app-{len(self.running)}.yaml")
+        server = Running(self.folder, config, env={"SUICIDE": suicide, **(env or {})}, name=f"app-{len(self.running)}.yaml")
         self.running.append(server)
         return server
 
@@ -243,7 +268,8 @@ class Round:
             status = server.wait(60)
             if status and "assigned: " in server.log:  # one that was asked to stop while it was starting has nothing to settle
                 self.verdict.notes.append(f"a server ended with {status}")
-        judge(self.verdict, self.results(), wanted, self.stopped)
+        results = [value for value in self.results() if value["id"] not in self.not_judged]
+        judge(self.verdict, results, wanted - self.not_judged, self.stopped)
         if self.verdict.exactly_once and hanging(self.direct, self.output):
             self.verdict.notes.append("a transaction hangs")
         return self.verdict

@@ -34,7 +34,8 @@ class Verdict:
     pause: float = 0.0
     allowed_twice: int | None = 0  # None: as many as the fault may cause
     allowed_zombie: int = 0
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was wrong besides
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:

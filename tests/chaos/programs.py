@@ -12,6 +12,7 @@ def handle(value):
         raise ValueError("as it was asked to")
     if value.get("large"):
         return {"id": value["id"], "text": "x" * 2_000_000}
+    room = bytearray(value.get("bytes", 0))
     time.sleep(value["ms"] / 1000)
     return {"id": value["id"], "key": value["key"], "pid": os.getpid(), "begun": begun}
 """

@@ -13,7 +13,8 @@ from tests.chaos.holding import Holder
 
 class Proxy:
     """Listens on ``port`` and passes on to ``target``. delay: seconds before each piece is passed
-    on; frozen: nothing is passed on."""
+    on; frozen: nothing is passed on; lost: "answers" or "requests", which are taken and not passed
+    on."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
@@ -21,6 +22,7 @@ class Proxy:
         self.target = 0
         self.delay = 0.0
         self.frozen = False
+        self.lost = ""
         self.holder: Holder | None = None
         self._open: set[socket.socket] = set()
         self._closed = False
@@ -37,7 +39,7 @@ class Proxy:
 
     def behave(self) -> None:
         """Pass everything on at once again."""
-        self.delay, self.frozen, self.holder = 0.0, False, None
+        self.delay, self.frozen, self.lost, self.holder = 0.0, False, "", None
 
     def close(self) -> None:
         self._closed = True
@@ -74,6 +76,8 @@ class Proxy:
                         return
                     if self.delay:
                         time.sleep(self.delay)
+                    if self.lost == ("answers" if one is far else "requests"):
+                        continue
                     if one is far:
                         near.sendall(data)
                         continue

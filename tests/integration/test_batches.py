@@ -134,6 +134,18 @@ def test_batches_in_the_order_of_the_partition(kafka_servers: str, source: str, 
     assert all(seen == sorted(seen) for seen in order.values())
 
 
+def test_results_without_a_key_stay_in_the_order_that_is_asked_for(kafka_servers: str, source: str, output: str, start: Any) -> None:
+    produce(kafka_servers, source, [(None, b"%d" % number) for number in range(300)], partition=1)
+    produce(kafka_servers, source, [(None, b"%d" % number) for number in range(300)], partition=2)
+    batch = {"max_messages": 20, "max_wait": "50ms"}
+    options = {"decode": "json", "encode": "text", "pass_": "message", "order": "partition", "batch": batch}
+    start(configuration(kafka_servers, "app:echo", source, output, **options), app=APP)
+    found: dict[int, list[int]] = defaultdict(list)
+    for message in consume(kafka_servers, output, 600):
+        found[message.partition()].append(int(message.value().split()[0]))
+    assert found == {1: list(range(300)), 2: list(range(300))}
+
+
 def test_one_result_for_all(kafka_servers: str, source: str, output: str, start: Any) -> None:
     numbers(kafka_servers, source, 1000)
     run(start, batch_configuration(kafka_servers, "total", source, output, {"max_messages": 100, "max_wait": "100ms"}))

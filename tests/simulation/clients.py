@@ -296,6 +296,9 @@ class SimGroup:
         member, generation, told = membership.member_id, membership.generation, dict(offsets)
         self._network.ask(lambda: self._cluster.commit(told, member, generation), attempts=2)
 
+    def leader_epoch(self, tp: TopicPartition, offset: int) -> int:
+        return -1  # one leader, for ever
+
     def commit(self, offsets: Offsets, timeout: float) -> None:
         self._commit(offsets)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -163,20 +164,27 @@ class Kafka:
         """What ``kafka-transactions.sh find-hanging`` says of this broker; empty when it finds
         none."""
         node = next(line for line in (self.folder / "server.properties").read_text().splitlines() if line.startswith("node.id="))
-        arguments = [
-            "--bootstrap-server",
-            self.servers,
-            "find-hanging",
-            "--broker-id",
-            node.partition("=")[2],
-            "--max-transaction-timeout",
-            "0",
-        ]
-        done = subprocess.run(
-            [*self._java(), "org.apache.kafka.tools.TransactionsCommand", *arguments], capture_output=True, text=True, check=True
-        )
-        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        number = node.partition("=")[2]
+        lines = self._transactions("find-hanging", "--broker-id", number, "--max-transaction-timeout", "0").splitlines()
         return "\n".join(lines[1:]) if lines and lines[0].startswith("Topic") else "\n".join(lines)
+
+    def transactions(self) -> str:
+        """What ``kafka-transactions.sh list`` says: each transactional id with its coordinator, its
+        producer id and its state."""
+        return self._transactions("list")
+
+    def _transactions(self, *arguments: str) -> str:
+        command = [*self._java(), "org.apache.kafka.tools.TransactionsCommand", "--bootstrap-server", self.servers, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return "\n".join(line for line in done.stdout.splitlines() if line.strip())
+
+    def advertise(self, port: int) -> None:
+        """Start it again, with another port of 127.0.0.1 that it sends clients of its second listener
+        to."""
+        file = self.folder / "server.properties"
+        file.write_text(re.sub(r"(?m)^(advertised\.listeners=.*PROXIED://127\.0\.0\.1:)\d+", rf"\g<1>{port}", file.read_text()))
+        self.terminate()
+        self.start()
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""
