@@ -29,7 +29,7 @@ from gworkers.handlers.routes import Route, compile_route
 from gworkers.handlers.slot import Slot, claim_greenlet, release_greenlet, running_job
 from gworkers.handlers.time_limits import TimeLimit
 from gworkers.kafka import green
-from gworkers.kafka.protocols import TopicPartition
+from gworkers.kafka.protocols import Committed, TopicPartition
 from gworkers.message import Message, Record, Reject, Retry
 from gworkers.offsets import finished
 from gworkers.offsets.finished import Left, NoNotes, Notes
@@ -336,11 +336,13 @@ class World:
     def _handler(self, process: Process) -> Any:
         truth = self.truth
 
-        def one(message: Message, partition: Any, read_at: TopicPartition, offset: int) -> list[Record]:
+        def covered_by(read_at: TopicPartition) -> Committed | None:
+            return process.group.covered.get(read_at) if process.group is not None else None
+
+        def one(message: Message, partition: Any, covered: Committed | None, offset: int) -> list[Record]:
             found = truth.by_offset[message.topic, message.partition, message.offset]
             if self.telling:
                 self.say(f"process {process.number} runs {found}, attempt {message.attempt}")
-            covered = process.group.covered.get(read_at) if process.group is not None else None
             try:
                 truth.begins(partition, found, offset, covered)
             except ViolationError as error:  # raised here it would be the message's own failure
@@ -353,12 +355,14 @@ class World:
         def single(message: Message) -> list[Record]:
             job = running_job()
             assert job is not None
-            return one(message, job.partition, TopicPartition(job.partition.topic, job.partition.number), job.offset)
+            return one(message, job.partition, covered_by(TopicPartition(job.partition.topic, job.partition.number)), job.offset)
 
         def batch(messages: list[Message]) -> list[list[Record]]:
             job = running_job()
             assert job is not None
-            return [one(m, (job.partition, m.offset), TopicPartition(m.topic, m.partition), m.offset) for m in messages]
+            # All of them have begun: the partition may come anew, with another commit, before the last one's turn.
+            covered = [covered_by(TopicPartition(m.topic, m.partition)) for m in messages]
+            return [one(m, (job.partition, m.offset), of_it, m.offset) for m, of_it in zip(messages, covered, strict=True)]
 
         return batch if self.plan.batch else single
 
