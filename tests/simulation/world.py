@@ -360,7 +360,7 @@ class World:
         def batch(messages: list[Message]) -> list[list[Record]]:
             job = running_job()
             assert job is not None
-            # All of them have begun: the partition may come anew, with another commit, before the last one's turn.
+            # All of them have begun: the partition may come anew before the turn of the last one.
             covered = [covered_by(TopicPartition(m.topic, m.partition)) for m in messages]
             return [one(m, (job.partition, m.offset), of_it, m.offset) for m, of_it in zip(messages, covered, strict=True)]
 
