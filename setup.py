@@ -26,6 +26,7 @@ setup(
         "PyYAML>=6.0",
         "pydantic>=2.7,<3",
         "click>=8.1",
+        "prometheus-client>=0.20",
     ],
     extras_require={
         "embedded": ["confluent-kafka>=2.3"],  # the first-run broker is the mock cluster in its wheel

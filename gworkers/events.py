@@ -65,14 +65,19 @@ class Counts:
         self.stuck = 0
         self.commits = 0
         self.aborted = 0
-        events.retried.subscribe(lambda job, delay: self._add("retried"))
-        events.retry_sent.subscribe(lambda job, topic: self._add("retried"))
-        events.dead_lettered.subscribe(lambda job: self._add("dead_lettered"))
+        events.retried.subscribe(lambda job, delay: self._of(job, "retried"))
+        events.retry_sent.subscribe(lambda job, topic: self._of(job, "retried"))
+        events.dead_lettered.subscribe(lambda job: self._of(job, "dead_lettered"))
         events.passed_over.subscribe(lambda job: self._add("passed_over"))
         events.fenced.subscribe(lambda job: self._add("fenced"))
         events.stuck.subscribe(lambda job: self._add("stuck"))
         events.committed.subscribe(lambda partitions: self._add("commits"))
         events.aborted.subscribe(lambda count: self._add("aborted"))
+
+    def _of(self, job: Job, name: str) -> None:
+        self._add(name)
+        figures = job.partition.route.figures
+        setattr(figures, name, getattr(figures, name) + 1)
 
     def _add(self, name: str) -> None:
         setattr(self, name, getattr(self, name) + 1)

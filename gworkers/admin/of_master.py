@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sys
 from contextlib import suppress
@@ -28,6 +27,7 @@ import gevent.fileobject
 from gevent import socket
 from gevent.pool import Group
 
+from gworkers.admin import metrics
 from gworkers.admin.answer import Answer, BadRequestError, Request
 from gworkers.admin.server import Admin, Pages
 from gworkers.config.load import Loaded
@@ -38,8 +38,6 @@ PATIENCE = 2.0
 MOST = 4 * 2**20
 #: Seconds between two signals to the master.
 SIGNAL_INTERVAL = 0.02
-
-_SAMPLE = re.compile(r"^(gworkers_\w+)(?:\{(.*)\})? (\S+)$")
 
 
 class OfMaster:
@@ -101,20 +99,8 @@ class OfMaster:
         return Answer.shown(True, {"processes": wanted, "before": before})
 
     def _metrics(self, request: Request) -> Answer:
-        heads: dict[str, list[str]] = {}
-        samples: dict[str, list[str]] = {}
-        for number, (status, body) in self._ask_all("GET", "/metrics", request).items():
-            for line in body.splitlines() if status == 200 else ():
-                sample = _SAMPLE.match(line)
-                if sample is not None:
-                    labels = f'process="{number}"' + (f",{sample[2]}" if sample[2] else "")
-                    samples.setdefault(sample[1], []).append(f"{sample[1]}{{{labels}}} {sample[3]}")
-                elif line.startswith("# ") and line not in (head := heads.setdefault(line.split(" ")[2], [])):
-                    head.append(line)
-        lines = [line for name in samples for line in (*heads.get(name, ()), *samples[name])]
-        running = sum(address is not None for address in self.addresses.values())
-        lines += ["# HELP gworkers_processes Processes that run.", "# TYPE gworkers_processes gauge", f"gworkers_processes {running}"]
-        return Answer("200 OK", "text/plain; version=0.0.4", "\n".join(lines) + "\n")
+        found = self._ask_all("GET", "/metrics", request)
+        return metrics.together({number: body for number, (status, body) in found.items() if status == 200})
 
     def _ask_all(self, method: str, path: str, request: Request) -> dict[int, tuple[int, str]]:
         """Each process's answer; status 0 of one that gives none."""

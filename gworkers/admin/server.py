@@ -115,7 +115,7 @@ def pages_of(snapshot: Callable[[], Snapshot], config: schema.Config, standing: 
         "/healthz": lambda _: health.healthy(snapshot()),
         "/readyz": lambda _: health.ready(snapshot()),
         "/stacks": lambda _: status.stacks(standing()),
-        "/metrics": lambda _: metrics.page(snapshot()),
+        "/metrics": lambda _: metrics.page(snapshot(), config),
     }
 
 

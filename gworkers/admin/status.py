@@ -7,14 +7,37 @@ from dataclasses import asdict
 from typing import Any
 
 import gworkers
+from gworkers import memory
 from gworkers.admin import health
 from gworkers.admin.answer import Answer
 from gworkers.config.schema import Config
+from gworkers.figures import Times
 from gworkers.handlers.stacks import Standing
-from gworkers.pipeline.snapshot import BY_OPERATOR, Snapshot
+from gworkers.pipeline.snapshot import Snapshot
+
+#: Of the interpreter's lock nobody has more than one core; from here on it is what threads wait for.
+ONE_CORE = 0.95
 
 #: Results that have waited for longer than this, in seconds, are held back by the broker.
 LONG = 1.0
+
+
+#: What may hold a process back, and what each word means.
+WORDS = {
+    "nothing": "there is nothing to do, or nothing stands in the way",
+    "handlers": "all handlers are busy: more concurrency would do more",
+    "interpreter": "all handlers are busy, and share one core's worth of Python: more processes would do more",
+    "order": "messages wait for an earlier one of their key or partition",
+    "limit": "a named limit is used up",
+    "pace": "messages wait for their delay, a rate or a limit",
+    "retries": "messages wait for another attempt",
+    "buffer": "the buffer is full of messages and results",
+    "partitions": "partitions stand still, because a batch is larger than the buffer",
+    "paused": "an operator has paused what there would be to do",
+    "quiet": "an operator has had it begin nothing new",
+    "group": "the group has not been joined yet",
+    "broker": "Kafka does not answer, or does not acknowledge",
+}
 
 
 def holds_back(snapshot: Snapshot, config: Config) -> tuple[str, str]:
@@ -30,11 +53,15 @@ def holds_back(snapshot: Snapshot, config: Config) -> tuple[str, str]:
         return "quiet", f"it begins nothing new until it is told to go on; {running} run"
     if snapshot.buffered_bytes >= config.buffer.bytes:
         return "buffer", f"{snapshot.buffered_bytes:,} bytes of messages and results are in the process, all that buffer.bytes allows"
+    if running >= snapshot.concurrency and snapshot.cores >= ONE_CORE and config.executor == "thread":
+        share = f"all {snapshot.concurrency} handlers are busy, and have {snapshot.cores:.2f} of a core together"
+        return "interpreter", f"{share}: they wait for the interpreter's lock; more processes help, more threads do not"
     if running >= snapshot.concurrency:
         return "handlers", f"all {snapshot.concurrency} handlers are busy"
-    stopped = [
-        partition for partition in snapshot.partitions if partition.why_paused == BY_OPERATOR and (partition.lag or partition.waiting)
-    ]
+    taken = next((limit for limit in snapshot.limits if limit.wanted and limit.used >= limit.count), None)
+    if taken is not None and waiting:
+        return "limit", f"{waiting:,} messages wait; the limit {taken.name} lets {taken.count} handlers run at once, and they do"
+    stopped = [partition for partition in snapshot.partitions if partition.paused == "operator" and (partition.lag or partition.waiting)]
     if stopped and not running:
         return "paused", f"an operator has paused {', '.join(snapshot.paused)}"
     if waiting and running:
@@ -68,6 +95,22 @@ def stacks(standing: list[Standing]) -> Answer:
     return Answer.shown(True, {"running": found})
 
 
+def _plain(snapshot: Snapshot) -> dict[str, Any]:
+    """All of it as JSON takes it. Of histograms there is how many, their sum and two quantiles."""
+    facts = asdict(snapshot)
+    for name in ("commit_times", "joins", "hub_delay"):
+        facts[name] = _times(getattr(snapshot, name))
+    for route, told in zip(snapshot.routes, facts["routes"], strict=True):
+        for name in ("handler", "queue", "end_to_end", "held"):
+            told[name] = _times(getattr(route, name))
+    return facts
+
+
+def _times(times: Times) -> dict[str, Any]:
+    parts = {name: times.quantile(part) for name, part in (("p50", 0.5), ("p99", 0.99))}
+    return {"count": times.count, "sum": round(times.sum, 6), **{name: part and round(part, 6) for name, part in parts.items()}}
+
+
 def page(snapshot: Snapshot, config: Config) -> Answer:
     word, sentence = holds_back(snapshot, config)
     facts: dict[str, Any] = {
@@ -76,6 +119,7 @@ def page(snapshot: Snapshot, config: Config) -> Answer:
         "group": config.kafka.group,
         "holds_back": word,
         "why": sentence,
-        **asdict(snapshot),
+        "memory": memory.resident(),
+        **_plain(snapshot),
     }
     return Answer.shown(health.well(snapshot), facts)

@@ -13,6 +13,7 @@ from gworkers.cli.asking import Running, processes_of
 from gworkers.cli.common import configured, examples
 from gworkers.config.units import format_duration
 from gworkers.errors import Exit, UnavailableError
+from gworkers.pipeline.snapshot import PAUSED
 from gworkers.text import safe
 
 
@@ -35,6 +36,10 @@ def status(file: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     return int(Exit.OK if told["ok"] else Exit.UNAVAILABLE)
 
 
+def _time(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
 def _lines(one: dict[str, Any]) -> Iterator[str]:
     if "holds_back" not in one:
         yield str(one.get("why", "it does not answer"))
@@ -46,6 +51,12 @@ def _lines(one: dict[str, Any]) -> Iterator[str]:
         f"  done {one['done']:,} · running {one['running']} of {one['concurrency']} · waiting {one['waiting']:,} · "
         f"retrying {one['retrying']:,} · dead-lettered {one['dead_lettered']:,} · lag {lag}"
     )
+    for route in one["routes"]:
+        p50, p99 = (_time(route["handler"][part]) for part in ("p50", "p99"))
+        yield (
+            f"  route {route['name']}: {route['rate']:,.0f}/s · running {route['running']} · handler p50 {p50}, p99 {p99} · "
+            f"failed attempts {sum(route['failed'].values()):,} · retried {route['retried']:,} · dead-lettered {route['dead_lettered']:,}"
+        )
     oldest = one["oldest"]
     if oldest is not None and oldest["age"] >= 1:
         yield (
@@ -53,7 +64,8 @@ def _lines(one: dict[str, Any]) -> Iterator[str]:
             f"running for {format_duration(round(oldest['age']))}"
         )
     for partition in one["partitions"]:
-        flags = f", paused: {partition['why_paused']}" if partition["why_paused"] else ""
+        flags = f", paused: {PAUSED.get(partition['paused'], '')}" if partition["paused"] else ""
         lag = "?" if partition["lag"] is None else f"{partition['lag']:,}"
         name = f"{safe(partition['topic'])}[{partition['partition']}]"
-        yield f"  {name} at {partition['position']}, finished {partition['finished']}, lag {lag}{flags}"
+        age = f" ({format_duration(round(partition['lag_seconds']))} old)" if (partition["lag_seconds"] or 0) >= 1 else ""
+        yield f"  {name} at {partition['position']}, finished {partition['finished']}, lag {lag}{age}{flags}"

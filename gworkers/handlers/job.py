@@ -49,6 +49,7 @@ class Job:
         "offset",
         "origin",
         "partition",
+        "read_at",
         "rows",
         "size",
         "timestamp",
@@ -59,6 +60,7 @@ class Job:
     timestamp_type = "CreateTime"
 
     partition: Partition  # the assignment it belongs to; set when it enters the pipeline
+    read_at: float  # time.perf_counter() when it was read; set when it enters the pipeline
     lane: Any  # what it keeps in order with; None: nothing
 
     def __init__(
@@ -99,6 +101,7 @@ class Job:
         """This message anew, for when somebody who does not come back still holds this object."""
         job = type(self)(self.offset, self.timestamp, self.key, self.value, self.headers, self.size)
         job.partition, job.lane, job.attempt, job.origin = self.partition, self.lane, self.attempt, self.origin
+        job.read_at = self.read_at
         return job
 
     def __repr__(self) -> str:

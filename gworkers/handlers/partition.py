@@ -52,6 +52,7 @@ class Partition:
         "number",
         "offsets",
         "paused",
+        "read",
         "ready",
         "route",
         "since",
@@ -91,12 +92,30 @@ class Partition:
         self.delay = delay  # seconds after its timestamp before a message may run
         self.waiting = 0  # jobs in ready and in lanes
         self.label = f"{topic}/{number}".encode()  # its name as the journal writes it
+        self.read: deque[tuple[int, int]] = deque()  # of each poll the first message's offset and timestamp, see ``age``
         self.mark = 0  # of this assignment in the notes of what has finished; 0: nothing is noted
         self.suspects: dict[int, Suspect] | None = None  # by offset: what ran when processes died
 
     @property
     def name(self) -> str:
         return f"{self.topic}[{self.number}]"
+
+    def reading(self, first: Job) -> None:
+        """Messages have been read, of which this is the first."""
+        position = self.offsets.position
+        while len(self.read) > 1 and position is not None and self.read[1][0] <= position:
+            self.read.popleft()
+        self.read.append((first.offset, first.timestamp))
+
+    def age(self, now: float) -> float | None:
+        """For how many seconds the lowest message that is not finished has been in Kafka, to within
+        what one poll brings; one that has not been read, as long as what was read last. None when
+        nothing has been read."""
+        position, found = self.offsets.position, None
+        for offset, timestamp in self.read:
+            if found is None or (position is not None and offset <= position):
+                found = timestamp
+        return max(0.0, now - found / 1000) if found is not None and found >= 0 else None
 
     def __repr__(self) -> str:
         return f"<Partition {self.name}{'' if self.active else ' revoked'}>"

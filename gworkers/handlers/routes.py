@@ -22,6 +22,7 @@ from gworkers.config import schema
 from gworkers.config.units import format_duration
 from gworkers.errors import DecodeError, EncodeError, ExpiredError, PassedOverError
 from gworkers.expressions import Expression
+from gworkers.figures import RouteFigures
 from gworkers.handlers.batches import HandleBatch, compile_batch
 from gworkers.handlers.job import Job, Row
 from gworkers.message import INHERIT, Message, Record
@@ -62,6 +63,7 @@ class Route:
         self.targets = {name for name in (config.output, config.dead_letter, *self.retry_topics) if name is not None}
         self.block_size = 1
         self.handler_time = 0.0  # seconds a message, smoothed
+        self.figures = RouteFigures()
         self.only = tuple(only)  # errors that are worth another attempt, all of them when it is empty
         self.never = tuple(never)  # errors that no further attempt can help
 

@@ -90,6 +90,7 @@ class Clients:
         workarounds.finish_the_join(consumer)
         workarounds.claim_only_what_is_owned(consumer)
         workarounds.go_on_from_the_whole_commit(consumer)
+        workarounds.forget_what_was_revoked(consumer)
         return consumer
 
     def _instance(self) -> str | None:

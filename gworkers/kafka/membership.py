@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from gworkers.figures import Histogram, Times
 from gworkers.kafka import green
 
 #: Seconds between two looks while results wait for the membership to be confirmed.
@@ -34,6 +35,7 @@ class KafkaMembership:
         self.session = self._coordinator.config["session_timeout_ms"] / 1000
         self._stable = green.module("kafka.structs").MemberState.STABLE
         self._sure = True
+        self._joins = Histogram()
 
     def sure(self) -> bool:
         """Whether results may be sent. While the group is being joined anew it is what it was
@@ -64,7 +66,14 @@ class KafkaMembership:
         makes the whole group rebalance once more."""
         coordinator = self._coordinator
         if coordinator.rejoining or coordinator.need_rejoin():
+            begun = time.monotonic()
             coordinator.poll(timeout_ms=JOIN_MS)
+            if self.joined():
+                self._joins.add(time.monotonic() - begun)
+
+    @property
+    def joins(self) -> Times:
+        return self._joins.times
 
     def fenced(self) -> bool:
         """Whether another process has joined under this one's group_instance_id. kafka-python stops

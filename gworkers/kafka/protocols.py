@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from gworkers.figures import Times
 from gworkers.handlers.job import Job, Row
 
 
@@ -68,6 +69,10 @@ class Membership(Protocol):
 
     def joined(self) -> bool:
         """Whether this process is a member of the group, with partitions or without."""
+
+    @property
+    def joins(self) -> Times:
+        """How long this process took to join the group, each time that it did: its rebalances."""
 
     @property
     def member_id(self) -> str:

@@ -195,6 +195,27 @@ def go_on_from_the_whole_commit(consumer: Any) -> None:
     coordinator.refresh_committed_offsets_if_needed_async = refresh
 
 
+def forget_what_was_revoked(consumer: Any) -> None:
+    """A partition that was revoked and comes back begins at what the group has committed.
+
+    Assignors that give all partitions up at a rebalance (eager) may give one back to the member that
+    had it. kafka-python 3.0 tells the listener that it was revoked, and goes on where it had read to:
+    what was read before and is not committed is nobody's then. Java's client forgets it, too.
+
+    Seen by: test_what_outlasts_a_rebalance_runs_again_whoever_gets_its_partition.
+    """
+    coordinator, subscription = consumer._coordinator, consumer._subscription
+    eager = green.module("kafka.coordinator.assignors.abstract").RebalanceProtocol.EAGER
+    assign = subscription.assign_from_subscribed
+
+    def assign_from_subscribed(assignments: Any) -> None:
+        if coordinator._rebalance_protocol == eager:
+            assign([])
+        assign(assignments)
+
+    subscription.assign_from_subscribed = assign_from_subscribed
+
+
 def claim_only_what_is_owned(consumer: Any) -> None:
     """Whoever joins the group must not say that it owns what it has lost.
 

@@ -9,6 +9,7 @@ is made up for by the next one.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from gevent.event import Event
 
 from gworkers.errors import UnavailableError, one_line
 from gworkers.events import Events
+from gworkers.figures import Histogram
 from gworkers.handlers.partition import Partition
 from gworkers.kafka.errors import FENCED, Kind, classify
 from gworkers.kafka.protocols import Committed, Group, Offsets, TopicPartition
@@ -131,6 +133,7 @@ class Committer:
         self._notes = notes
         self._interval = interval
         self._hurry = Event()
+        self.took = Histogram()
         self._loop = Loop("committer", self._run, fatal)
 
     def start(self) -> None:
@@ -172,11 +175,13 @@ class Committer:
             return None
         commits = progress.commits()
         self._notes.committing(commits, everything=True)
+        begun = time.monotonic()
         try:
             self._group.commit(progress.offsets, timeout)
         except Exception as error:
             self._builder.failed(error)
             return error
+        self.took.add(time.monotonic() - begun)
         self._notes.committed(commits, everything=True)
         self._builder.succeeded(progress)
         return None

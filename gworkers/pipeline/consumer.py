@@ -244,8 +244,12 @@ class Consumer:
                 continue
             begin = offsets.begin
             size = 0
+            read_at = time.perf_counter()
+            partition.route.figures.received += len(jobs)
+            partition.reading(jobs[0])
             for job in jobs:
                 job.partition = partition
+                job.read_at = read_at
                 begin(job.offset)
                 size += job.size
             self._ledger.admit(partition, len(jobs), size)

@@ -16,6 +16,7 @@ from gevent.event import Event
 
 from gworkers.errors import FatalError, SendError, one_line
 from gworkers.events import Events
+from gworkers.figures import Times, settled
 from gworkers.handlers.job import Job, Row
 from gworkers.handlers.partition import Partition
 from gworkers.kafka.protocols import Group, ProducerClient
@@ -71,6 +72,10 @@ class Delivery(Protocol):
     @property
     def waiting_for(self) -> float:
         """For how many seconds results have been out and none was acknowledged."""
+
+    @property
+    def commits(self) -> Times:
+        """How long commits took; with exactly-once transactions, from their beginning."""
 
     def start(self) -> None: ...
 
@@ -148,6 +153,10 @@ class AtLeastOnce:
     def waiting_for(self) -> float:
         return self._producer.waiting_for
 
+    @property
+    def commits(self) -> Times:
+        return self._committer.took.times
+
     def start(self) -> None:
         self._producer.start()
         self._committer.start()
@@ -165,6 +174,7 @@ class AtLeastOnce:
         """All that these jobs had to send is acknowledged: they are settled."""
         finish = self._scheduler.finish
         finished: list[int] = []
+        settled([job for job in jobs if job.partition.active])
         for job in jobs:
             partition = job.partition
             if partition.active:

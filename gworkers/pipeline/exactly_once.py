@@ -32,6 +32,7 @@ from gevent.event import Event
 from gworkers.config.schema import Config
 from gworkers.errors import NoRightError, RestartError, SendError, UnavailableError, one_line
 from gworkers.events import Events
+from gworkers.figures import Histogram, Times, settled
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.kafka.errors import Kind, classify
@@ -96,6 +97,7 @@ class ExactlyOnce:
         self._committing = False  # its offsets have been accepted: it may be committed whatever becomes of its partitions
         self._generation: Any = None  # of the group, for which offsets were last sent
         self._begun = 0.0
+        self._took = Histogram()
         self._urgent = 0  # how many wait for the end of a transaction
         self._due = Event()
         self._cut = Event()
@@ -208,6 +210,10 @@ class ExactlyOnce:
         if lost:
             self._producer.discard_unsent(SendError("the partition was lost before its result was sent"))
         return dropped
+
+    @property
+    def commits(self) -> Times:
+        return self._took.times
 
     @property
     def uncommitted(self) -> int:
@@ -328,6 +334,8 @@ class ExactlyOnce:
         )
         jobs, self._jobs, self._bytes = self._jobs, [], 0
         self.done += len(jobs)
+        self._took.add(time.monotonic() - self._begun)
+        settled(jobs)
         for job in jobs:
             if job.dead:
                 self._events.dead_lettered.send(job)

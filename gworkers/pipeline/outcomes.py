@@ -151,6 +151,8 @@ class Outcomes:
         if not self._counts(job):
             self._ledger.give_back((job,))
             return False
+        if not isinstance(error, PassedOverError):
+            partition.route.figures.failure(error)
         if isinstance(error, NoRightError):
             self._ledger.give_back((job,))
             self._fatal(UnavailableError(str(error)))

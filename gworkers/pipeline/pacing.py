@@ -152,6 +152,12 @@ class Pacing:
         if since is not None:
             after(max(0.001, since + max_wait - now), "a batch's wait", self._fatal, self._formed, partition, max_wait)
 
+    @property
+    def limits(self) -> list[tuple[str, int, int, bool]]:
+        """Of each named limit its name, how many handlers may run, how many do, and whether some wait
+        for it."""
+        return [(name, limit.count, limit.used, bool(limit.waiting)) for name, limit in self._limits.items()]
+
     def begun(self, route: Route, count: int) -> None:
         for limit in self._uses[route.name]:
             limit.used += 1

@@ -12,6 +12,7 @@ alone run in the executor. A job ends where it is settled (gworkers.pipeline.del
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Protocol
 
 import gevent
@@ -41,7 +42,7 @@ from gworkers.pipeline.rebalance import Rebalance
 from gworkers.pipeline.retries import Retries
 from gworkers.pipeline.runner import Runner
 from gworkers.pipeline.scheduler import Scheduler
-from gworkers.pipeline.snapshot import BY_OPERATOR, OldestSnapshot, PartitionSnapshot, Snapshot
+from gworkers.pipeline.snapshot import LimitSnapshot, OldestSnapshot, PartitionSnapshot, RouteSnapshot, Snapshot
 from gworkers.pipeline.time_keeper import TimeKeeper
 from gworkers.pipeline.worker import Workers
 
@@ -93,11 +94,12 @@ class Pipeline:
         self._delivery = delivery = _delivery(config, connections, self._partitions, notes, scheduler, ledger, events, fatal)
         self._retries = retries = Retries(scheduler, fatal)
         self._outcomes = outcomes = Outcomes(config, delivery, scheduler, retries, ledger, events, fatal)
+        self._routes, self._pacing = routes, pacing
         self._runner = runner = Runner(executor, scheduler, pacing, outcomes)
         self._quarantine = quarantine = Quarantine(suspects, config.poison.deaths, runner, pacing, outcomes, ledger, events, fatal)
         self.pauses = pauses = Pauses(self._partitions, scheduler)
         self._workers = Workers(workers, idle, scheduler, pacing, pauses, runner, quarantine, fatal)
-        self.time_keeper = TimeKeeper(runner, self._workers, scheduler, ledger, events, fatal, max_stuck=config.max_stuck_handlers)
+        self.time_keeper = TimeKeeper(routes, runner, self._workers, scheduler, ledger, events, fatal, max_stuck=config.max_stuck_handlers)
         assignments = Assignments(group, self._partitions, routes, (scheduler, retries, quarantine), delivery, ledger, notes, events)
         patient = config.delivery == "exactly-once"
         rebalance = Rebalance(group, assignments, delivery, grace=config.rebalance.grace, patient=patient)
@@ -203,6 +205,8 @@ class Pipeline:
             uptime=now - self._started,
             concurrency=self.concurrency,
             partitions=partitions,
+            routes=self._route_snapshots(),
+            limits=tuple(LimitSnapshot(*one) for one in self._pacing.limits),
             polled=consumer.polled,
             skipped=consumer.skipped,
             done=self._delivery.done,
@@ -213,6 +217,10 @@ class Pipeline:
             fenced=counts.fenced,
             stuck=counts.stuck,
             commits=counts.commits,
+            commit_times=self._delivery.commits,
+            joins=self._group.membership.joins,
+            hub_delay=self.time_keeper.late.times,
+            cores=self.time_keeper.cores,
             aborted=counts.aborted,
             busy=runner.busy,
             running=running,
@@ -237,14 +245,36 @@ class Pipeline:
             oldest=self._oldest(),
         )
 
+    def _route_snapshots(self) -> tuple[RouteSnapshot, ...]:
+        running = Counter(block.route for block in self._runner.blocks if block.slot is not None)
+        return tuple(
+            RouteSnapshot(
+                name=route.name,
+                received=found.received,
+                done=found.done,
+                rate=found.rate,
+                retried=found.retried,
+                dead_lettered=found.dead_lettered,
+                failed=dict(found.failed),
+                running=running[route],
+                handler=found.handler.times,
+                queue=found.queue.times,
+                end_to_end=found.end_to_end.times,
+                held=found.held.times,
+            )
+            for route in self._routes
+            if (found := route.figures)
+        )
+
     def _why_paused(self, partition: Partition) -> str | None:
+        """A word of PAUSED."""
         if self.pauses.has(partition):
-            return BY_OPERATOR
+            return "operator"
         if partition.held:
-            return "a batch of it is larger than buffer.bytes"
+            return "oversized"
         if partition.closing:
-            return "it is about to go"
-        return "its share of the buffer is full" if partition.paused else None
+            return "leaving"
+        return "buffer" if partition.paused else None
 
     def _oldest(self) -> OldestSnapshot | None:
         """What has run for the longest time."""
@@ -256,8 +286,9 @@ class Pipeline:
         return OldestSnapshot(job.partition.route.name, topic, partition, offset, time.perf_counter() - since)
 
     def _partition(self, tp: TopicPartition, partition: Partition) -> PartitionSnapshot:
-        offsets, end, why = partition.offsets, self._group.end(tp), self._why_paused(partition)
+        offsets, end = partition.offsets, self._group.end(tp)
         known = end is not None and offsets.next is not None
+        lag = max(0, (end or 0) - (offsets.next or 0)) + len(offsets) if known else None
         return PartitionSnapshot(
             topic=partition.topic,
             partition=partition.number,
@@ -265,12 +296,12 @@ class Pipeline:
             position=offsets.next,
             finished=offsets.position,
             end=end,
-            lag=max(0, (end or 0) - (offsets.next or 0)) + len(offsets) if known else None,
+            lag=lag,
             waiting=partition.waiting,
             in_flight=partition.in_flight,
             buffered_bytes=partition.buffered,
-            paused=partition.paused or why == BY_OPERATOR,
-            why_paused=why,
+            lag_seconds=partition.age(time.time()) if lag else 0.0 if lag is not None else None,
+            paused=self._why_paused(partition),
             held=partition.held,
         )
 

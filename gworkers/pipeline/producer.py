@@ -27,7 +27,7 @@ from gworkers.kafka.errors import Kind, classify, is_kafkas
 from gworkers.kafka.membership import ASK_AGAIN
 from gworkers.kafka.producing import check_size
 from gworkers.kafka.protocols import Membership, ProducerClient, TopicPartition
-from gworkers.loop import Fatal, Loop
+from gworkers.loop import Fatal, Loop, after
 from gworkers.pipeline.output_topics import GROWTH_INTERVAL, OutputTopics, Topic
 from gworkers.pipeline.receiver import Receiver
 
@@ -48,6 +48,11 @@ APPEND_AT_ONCE = 1000
 #: Results that wait for longer than this, in seconds, are told.
 SAY_WAITING_AFTER = 5.0
 
+#: After how many seconds results are sent again that were refused for the time of this machine, and
+#: how often that is told.
+CLOCK_WAIT = 1.0
+SAY_CLOCK_AGAIN = 60.0
+
 
 class Producer:
     """One thread-safe producer, shared by all workers. All methods run on the hub's thread."""
@@ -63,6 +68,8 @@ class Producer:
         self._generation = 0  # of clients: what an earlier one says does not count
         self.unacknowledged = 0
         self.sent = 0
+        self._out_of_time: list[tuple[Job, Row]] = []  # refused for the time here, to be sent again
+        self._clock_said = -SAY_CLOCK_AGAIN
         self.waiting_for = 0.0  # seconds in which results were out and none was acknowledged
         self.use(client)
 
@@ -89,6 +96,7 @@ class Producer:
         way or the other."""
         self._generation += 1
         self._pending.clear()
+        self._out_of_time.clear()
         self.unacknowledged = 0
 
     def start(self) -> None:
@@ -250,6 +258,9 @@ class Producer:
             if kind is Kind.SEND_AGAIN and job.partition.active:
                 self._add(self._topics.named(row[0]), row, job)
                 continue
+            if kind is Kind.RECORD_REFUSED and row[5] is None and "imestamp" in str(error):
+                self._wait_for_the_clock(job, row, error)
+                continue
             no_right = self._client.no_right(error)
             if no_right is not None and row[0] in job.partition.route.targets:
                 self._refuse(job, NoRightError(no_right))
@@ -261,6 +272,28 @@ class Producer:
             if kind in (Kind.TOPIC_NOT_ALLOWED, Kind.TOPIC_REFUSED):
                 sentence.of_message = row[0] in str(error)
             self._refuse(job, sentence)
+
+    def _wait_for_the_clock(self, job: Job, row: Row, error: BaseException) -> None:
+        """The broker takes no record of this time, which is the time here: nothing is wrong with the
+        message."""
+        now = time.monotonic()
+        if now - self._clock_said > SAY_CLOCK_AGAIN:
+            self._clock_said = now
+            log.warning(
+                "the broker refuses results for their time, which is this machine's (%s); they are kept and sent again; set the clock",
+                one_line(error),
+            )
+        if not self._out_of_time:
+            after(CLOCK_WAIT, "results out of time", self._fatal, self._once_more)
+        self._out_of_time.append((job, row))
+
+    def _once_more(self) -> None:
+        waiting, self._out_of_time = self._out_of_time, []
+        for job, row in waiting:
+            if job.partition.active:
+                self._add(self._topics.named(row[0]), row, job)
+            else:
+                self._refuse(job, SendError("the partition was lost before its result was taken"))
 
     def _refuse(self, job: Job, error: SendError) -> None:
         self.unacknowledged -= 1

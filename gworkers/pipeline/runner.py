@@ -73,6 +73,7 @@ class Runner:
         """Nothing more comes of this block: note how long it took, and pass on the rest of it."""
         self.busy += block.busy
         block.route.measured(block.busy, len(block.done))
+        block.route.figures.ran(block.done, block.started, block.busy)
         self.pass_on(block)
 
     def pass_on(self, block: Block) -> None:

@@ -275,7 +275,9 @@ class Scheduler:
             if len(partition.ready) == before:
                 return False
         else:
-            partition.ready.append(behind.popleft())
+            job = behind.popleft()
+            partition.route.figures.waited(job)
+            partition.ready.append(job)
         if partition.aside:
             return False
         if not before:

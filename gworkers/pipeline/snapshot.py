@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Of a partition that an operator has paused, ``why_paused``.
-BY_OPERATOR = "an operator has paused it"
+from gworkers.figures import Times
+
+#: Why nothing is read of a partition, in one word, and what that means.
+PAUSED = {
+    "operator": "an operator has paused it",
+    "oversized": "a batch of it is larger than buffer.bytes",
+    "leaving": "it is about to go",
+    "buffer": "its share of the buffer is full",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +35,38 @@ class PartitionSnapshot:
     waiting: int
     in_flight: int
     buffered_bytes: int
-    paused: bool  # nothing is read of it for now
-    why_paused: str | None
+    lag_seconds: float | None  # how old the lowest message is that is not finished, to within one poll; 0 without lag
+    paused: str | None  # why nothing is read of it for now, one of PAUSED
     held: bool  # nothing more of it can be read
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSnapshot:
+    """One route, see gworkers.figures. rate: messages finished a second, over the last ten; failed:
+    attempts that failed, by the name of the exception."""
+
+    name: str
+    received: int
+    done: int
+    rate: float
+    retried: int
+    dead_lettered: int
+    failed: dict[str, int]
+    running: int
+    handler: Times
+    queue: Times
+    end_to_end: Times
+    held: Times
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSnapshot:
+    """A named limit. wanted: some wait for it."""
+
+    name: str
+    count: int
+    used: int
+    wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +87,8 @@ class Snapshot:
     uptime: float
     concurrency: int  # handlers that may run at once, as it is now
     partitions: tuple[PartitionSnapshot, ...]
+    routes: tuple[RouteSnapshot, ...]
+    limits: tuple[LimitSnapshot, ...]
     polled: int  # messages read
     skipped: int  # of them, known to be finished already
     done: int  # messages settled
@@ -61,6 +99,10 @@ class Snapshot:
     fenced: int  # completions that came after their partition was revoked
     stuck: int  # handlers that did not end at their limit and were given up
     commits: int
+    commit_times: Times  # with exactly-once of transactions, from their beginning
+    joins: Times  # how long each rebalance took here
+    hub_delay: Times  # by how much the hub's turns came too late, fifty times a second
+    cores: float  # how much of a processor's time the process had in the last second
     aborted: int  # transactions
     busy: float  # seconds that handlers took together
     running: int  # handlers at this moment

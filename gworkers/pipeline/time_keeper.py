@@ -14,13 +14,16 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Sequence
 
 import gevent
 
 from gworkers import log_context
 from gworkers.errors import RestartError
 from gworkers.events import Events
+from gworkers.figures import Histogram
 from gworkers.handlers.block import Block, over_limit
+from gworkers.handlers.routes import Route
 from gworkers.handlers.slot import Slot
 from gworkers.handlers.time_limits import INTERRUPT_GRACE
 from gworkers.loop import Fatal, Loop
@@ -40,8 +43,18 @@ class TimeKeeper:
     """On the hub. beat: when the hub last had a turn for it, as ``time.monotonic()`` tells it."""
 
     def __init__(
-        self, runner: Runner, workers: Workers, scheduler: Scheduler, ledger: Ledger, events: Events, fatal: Fatal, *, max_stuck: int
+        self,
+        routes: Sequence[Route],
+        runner: Runner,
+        workers: Workers,
+        scheduler: Scheduler,
+        ledger: Ledger,
+        events: Events,
+        fatal: Fatal,
+        *,
+        max_stuck: int,
     ) -> None:
+        self._routes = routes
         self._runner = runner
         self._workers = workers
         self._scheduler = scheduler
@@ -51,6 +64,8 @@ class TimeKeeper:
         self._max_stuck = max_stuck
         self._loop = Loop("time keeper", self._run, fatal)
         self.beat = time.monotonic()
+        self.late = Histogram()  # by how much the hub's turns for it came too late
+        self.cores = 0.0  # of a processor's time this process had of all its threads, in the last second
 
     def start(self) -> None:
         self._loop.start()
@@ -59,11 +74,20 @@ class TimeKeeper:
         self._loop.stop()
 
     def _run(self) -> None:
+        second, cpu = self.beat, time.process_time()
         while True:
             gevent.sleep(INTERVAL)
-            self.beat = time.monotonic()
+            now = time.monotonic()
+            self.late.add(max(0.0, now - self.beat - INTERVAL))
+            self.beat = now
             self._keep_limits()
             self._break_up_slow_blocks()
+            if now - second >= 1.0:
+                used = time.process_time()
+                self.cores = (used - cpu) / (now - second)
+                second, cpu = now, used
+                for route in self._routes:
+                    route.figures.sample(now)
 
     def _break_up_slow_blocks(self) -> None:
         late = time.perf_counter() - SLOW_BLOCK

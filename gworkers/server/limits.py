@@ -10,6 +10,7 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
+from gworkers import memory
 from gworkers.config.schema import Config
 from gworkers.errors import UnavailableError
 
@@ -86,22 +87,9 @@ def room_for_threads() -> int | None:
     allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
     if allowed == resource.RLIM_INFINITY:
         return None
-    used = _statm(0) or 0
+    used = memory.addresses()
     stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
     return max(0, allowed - used - LEFT) // (stack if stack != resource.RLIM_INFINITY else STACK)
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    return _statm(1) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _statm(column: int) -> int | None:
-    """Bytes of this process as /proc tells them: 0 of addresses, 1 in memory; None where it does
-    not."""
-    with suppress(OSError, ValueError):
-        return int(Path("/proc/self/statm").read_text("ascii").split()[column]) * resource.getpagesize()
-    return None
 
 
 def _pids_max() -> int | None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import gevent
 
+from gworkers import memory
 from gworkers.config import schema
 from gworkers.config.units import format_duration
 from gworkers.loop import Fatal, Loop
-from gworkers.server import limits
 
 #: Seconds between two looks.
 INTERVAL = 1.0
@@ -56,7 +56,7 @@ class Recycling:
             return f"recycle.messages: {done:,} messages"
         if self._age is not None and age >= self._age:
             return f"recycle.age: it is {format_duration(round(age))} old"
-        size = limits.resident()
+        size = memory.resident()
         if self._memory is not None and size >= self._memory:
             return f"recycle.memory: it has {size >> 20} MiB"
         return None

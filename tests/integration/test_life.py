@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from tests.support import broker
-from tests.support.servers import ENVIRONMENT, committed, configuration, consume, create_topic, produce, unique, until, values
+from tests.support.servers import ENVIRONMENT, committed, configuration, consume, create_topic, metric, produce, unique, until, values
 
 HELD = """
 import logging, os, time
@@ -99,12 +99,19 @@ def test_the_start_says_what_runs_where(kafka_servers: str, source: str, output:
 def test_health_readiness_and_metrics(kafka_servers: str, source: str, output: str, start: Any) -> None:
     produce(kafka_servers, source, [(None, b"1")] * 7)
     server = start(configuration(kafka_servers, "app:handle", source, output, admin={"bind": "127.0.0.1:0"}))
-    base = "http://" + server.says(r"admin at (\S+)")[1]
-    until(lambda: "gworkers_done_messages_total 7" in requests.get(f"{base}/metrics", timeout=5).text)
+    address = server.says(r"admin at (\S+)")[1]
+    base = f"http://{address}"
+    until(lambda: metric(address, "gworkers_done_messages_total", route="main") == 7)
     assert requests.get(f"{base}/healthz", timeout=5).json()["ok"] is True
     assert requests.get(f"{base}/readyz", timeout=5).json() == {"ok": True, "partitions": 4}
     assert requests.get(f"{base}/nothing", timeout=5).status_code == 404
-    until(lambda: "gworkers_lag_messages 0" in requests.get(f"{base}/metrics", timeout=5).text)
+    until(lambda: metric(address, "gworkers_assigned_partitions") == 4 and not metric(address, "gworkers_lag_messages", topic=source))
+    assert metric(address, "gworkers_held_back") == 1, "one thing holds it back at a time"
+    for name in ("handler", "queue", "end_to_end"):
+        assert metric(address, f"gworkers_{name}_seconds_count", route="main") == 7
+    assert metric(address, "gworkers_handler_seconds_sum") < metric(address, "gworkers_end_to_end_seconds_sum")
+    assert metric(address, "gworkers_commit_seconds_count") >= 1
+    assert metric(address, "gworkers_rebalance_seconds_count") == 1
     assert server.stop() == 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.servers import committed, configuration, consume, create_topic, produce, unique, until, values
+from tests.support.servers import committed, configuration, consume, create_topic, metric, produce, unique, until, values
 
 
 def numbers(count: int, keys: int = 50) -> Any:
@@ -147,17 +147,13 @@ def test_a_full_buffer_pauses_and_goes_on(kafka_servers: str, source: str, outpu
         kafka_servers, "app:handle", source, output, buffer={"messages": 50}, concurrency=16, admin={"bind": "127.0.0.1:0"}
     )
     server = start(config, app=app)
-    import requests
-
     address = server.says(r"admin at (\S+)")[1]
     most = 0
 
     def through() -> bool:
         nonlocal most
-        text = requests.get(f"http://{address}/metrics", timeout=5).text
-        facts = dict(line.split() for line in text.splitlines() if not line.startswith("#"))
-        most = max(most, int(facts["gworkers_buffered_messages"]))
-        return int(facts["gworkers_done_messages_total"]) == 3000
+        most = max(most, int(metric(address, "gworkers_buffered_messages")))
+        return metric(address, "gworkers_done_messages_total", route="main") == 3000
 
     until(through, what="all messages through a buffer of 50")
     assert 0 < most <= 50

@@ -240,8 +240,9 @@ def test_one_address_answers_for_all(real_kafka: str, source: str, output: str, 
     assert shown.returncode == 0, shown.stderr
     assert {line[:3] for line in shown.stdout.splitlines()} == {"[0]", "[1]"}
     text = requests.get(f"http://{address}/metrics", headers=token, timeout=5).text
-    assert 'gworkers_done_messages_total{process="0"} 0' in text
-    assert 'gworkers_done_messages_total{process="1"} 0' in text
+    assert 'gworkers_done_messages_total{process="0",route="main"} 0' in text
+    assert 'gworkers_done_messages_total{process="1",route="main"} 0' in text
+    assert 'gworkers_handler_seconds_bucket{le="0.001",process="1",route="main"} 0' in text
     assert text.count("# TYPE gworkers_done_messages_total") == 1
     assert "gworkers_processes 2" in text
     assert server.stop() == 0, server.log

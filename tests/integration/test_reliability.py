@@ -10,7 +10,6 @@ from typing import Any
 
 import confluent_kafka
 import pytest
-import requests
 from confluent_kafka.admin import AdminClient
 from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
@@ -19,7 +18,7 @@ from gworkers.offsets import offset_map
 from tests.chaos.proxy import Proxy
 from tests.support import broker
 from tests.support.commands import gworkers
-from tests.support.servers import committed, configuration, consume, create_topic, produce, unique, until
+from tests.support.servers import committed, configuration, consume, create_topic, metric, produce, unique, until
 
 STUCK = """
 import os, time
@@ -211,12 +210,43 @@ def handle(value):
     (first.folder / "go-on").touch()
     until(lambda: len(consume(real_kafka, output)) == 4)
     address = first.says(r"admin at (\S+)")[1]
-    until(lambda: "gworkers_fenced_messages_total 2" in requests.get(f"http://{address}/metrics", timeout=5).text)
+    until(lambda: metric(address, "gworkers_fenced_messages_total") == 2)
     for server in (first, second):
         assert server.stop() == 0
     found = [json.loads(m.value()) for m in consume(real_kafka, output)]
     assert sorted(value["id"] for value in found) == [0, 1, 2, 3]
     assert sorted(value["first"] for value in found) == [False, False, True, True]
+
+
+@pytest.mark.parametrize("assignor", ["range", "sticky", "cooperative-sticky"])
+def test_what_outlasts_a_rebalance_runs_again_whoever_gets_its_partition(real_kafka: str, output: str, start: Any, assignor: str) -> None:
+    """With assignors that give all partitions up, one comes back to the process that had it, which has
+    read past what was not finished."""
+    app = """
+import os, time
+def handle(value):
+    mark = "begun-" + value.decode()
+    first = not os.path.exists(mark)
+    open(mark, "w").close()
+    while first and value.startswith(b"slow") and not os.path.exists("go-on"):
+        time.sleep(0.01)
+    return value
+"""
+    source = create_topic(real_kafka, unique("in"), 2)
+    values = [b"slow 0", b"a", b"slow 1", b"b"]
+    produce(real_kafka, source, [(None, value) for value in values[:2]], partition=0)
+    produce(real_kafka, source, [(None, value) for value in values[2:]], partition=1)
+    config = configuration(real_kafka, "app:handle", source, output, rebalance={"grace": "300ms"})
+    config["kafka"]["consumer"] = {"partition_assignment_strategy": [assignor]}
+    first = start(config, app=app)
+    until(lambda: all((first.folder / f"begun-{value.decode()}").exists() for value in values))
+    second = start(config, app=app)
+    first.says(r"revoked: .*were still running|revoked: .*1 messages? w")
+    second.says("assigned: ")
+    (first.folder / "go-on").touch()
+    until(lambda: {m.value() for m in consume(real_kafka, output)} == set(values), what="the results of all")
+    for server in (first, second):
+        assert server.stop() == 0
 
 
 def test_partitions_that_stay_are_not_disturbed(real_kafka: str, source: str, output: str, start: Any) -> None:

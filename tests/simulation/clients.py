@@ -15,6 +15,7 @@ from typing import Any
 import gevent
 from gevent.event import AsyncResult, Event
 
+from gworkers.figures import Histogram, Times
 from gworkers.handlers.job import Job, Row
 from gworkers.kafka.errors import is_kafkas
 from gworkers.kafka.protocols import Acknowledged, Committed, Listener, Offsets, ProducerClient, TopicPartition, Trouble
@@ -97,6 +98,10 @@ class SimMembership:
 
     def fenced(self) -> bool:
         return False
+
+    @property
+    def joins(self) -> Times:
+        return Histogram().times
 
 
 class SimGroup:

@@ -46,7 +46,7 @@ def job_of(
 ) -> Job:
     """A message of a partition."""
     job = Job(offset, timestamp, key, value, headers, size)
-    job.partition, job.attempt, job.error = partition, attempt, error
+    job.partition, job.attempt, job.error, job.read_at = partition, attempt, error, 0.0
     return job
 
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import confluent_kafka
+import requests
 import yaml
 from confluent_kafka.admin import AdminClient, NewTopic
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = False  # whether the tests run on the embedded broker
@@ -202,6 +204,13 @@ class Running:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found
         return int(found[1]) * 1024
+
+
+def metric(address: str, name: str, headers: dict[str, str] | None = None, **labels: str) -> float:
+    """The sum of a figure's values with these labels; 0 while there are none."""
+    text = requests.get(f"http://{address}/metrics", headers=headers, timeout=5).text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples if sample.name == name]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
 def configuration(kafka: str, handler: str, source: str, output: str | None = None, **more: Any) -> dict[str, Any]:
