@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gevent
 import gevent.queue
@@ -25,6 +26,7 @@ from gworkers.config.schema import Config
 from gworkers.errors import RestartError
 from gworkers.handlers.executor import GreenletExecutor, ThreadExecutor, interrupt_greenlet
 from gworkers.handlers.hooks import Hooks
+from gworkers.handlers.partition import Partition
 from gworkers.handlers.routes import Route, compile_route
 from gworkers.handlers.slot import Slot, claim_greenlet, release_greenlet, running_job
 from gworkers.handlers.time_limits import TimeLimit
@@ -196,6 +198,7 @@ class Process:
         self.owner = Owner(f"process {number}")
         self.network = Network(world.loop, world.draw, self.owner, world.plan.latency, world.plan.loss)
         self.pipeline: Pipeline | None = None
+        self.covered: WeakKeyDictionary[Partition, Committed] = WeakKeyDictionary()  # what each assignment began with
         self.group: SimGroup | None = None
         self.journal = _Journal()
         self.notes: Any = NoNotes()
@@ -230,6 +233,7 @@ class Process:
             self.over(crashed=True)
             return
         self.pipeline._runner.blocks = _Ordered()  # type: ignore[assignment]
+        self.pipeline.events.assigned.subscribe(self._begins)
         self.pipeline.start()
 
     def fail(self, error: BaseException) -> None:
@@ -240,6 +244,13 @@ class Process:
     def ask_to_stop(self) -> None:
         if not self.stopping:
             gevent.spawn(self._end)
+
+    def _begins(self, partitions: list[Partition]) -> None:
+        assert self.group is not None
+        for partition in partitions:
+            found = self.group.covered.get(TopicPartition(partition.topic, partition.number))
+            if found is not None:
+                self.covered[partition] = found
 
     def _end(self) -> None:
         if self.stopping or self.pipeline is None:
@@ -336,9 +347,6 @@ class World:
     def _handler(self, process: Process) -> Any:
         truth = self.truth
 
-        def covered_by(read_at: TopicPartition) -> Committed | None:
-            return process.group.covered.get(read_at) if process.group is not None else None
-
         def one(message: Message, partition: Any, covered: Committed | None, offset: int) -> list[Record]:
             found = truth.by_offset[message.topic, message.partition, message.offset]
             if self.telling:
@@ -355,14 +363,13 @@ class World:
         def single(message: Message) -> list[Record]:
             job = running_job()
             assert job is not None
-            return one(message, job.partition, covered_by(TopicPartition(job.partition.topic, job.partition.number)), job.offset)
+            return one(message, job.partition, process.covered.get(job.partition), job.offset)
 
         def batch(messages: list[Message]) -> list[list[Record]]:
             job = running_job()
             assert job is not None
-            # All of them have begun: the partition may come anew before the turn of the last one.
-            covered = [covered_by(TopicPartition(m.topic, m.partition)) for m in messages]
-            return [one(m, (job.partition, m.offset), of_it, m.offset) for m, of_it in zip(messages, covered, strict=True)]
+            covered = process.covered.get(job.partition)
+            return [one(m, (job.partition, m.offset), covered, m.offset) for m in messages]
 
         return batch if self.plan.batch else single
 
