@@ -1,0 +1,45 @@
+"""What a test needs of Debian's packages, unpacked into the checkout's cache: nothing is installed,
+and no service is started."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.support.broker import ROOT
+
+CACHE = ROOT / ".cache" / "debian"
+
+
+class NotHere(Exception):
+    """It cannot be had; the text says why."""
+
+
+def unpacked(package: str) -> Path:
+    """The folder with a package's files, ``usr`` and so on; of those that it depends on none. Fetched
+    once a checkout. Raises NotHere."""
+    for program in ("apt-get", "dpkg-deb"):
+        if shutil.which(program) is None:
+            raise NotHere(f"{program} is not installed")
+    folder = CACHE / package
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "lock", "w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not (folder / "usr").is_dir():
+            folder.mkdir(exist_ok=True)
+            done = _download(package, folder)
+            if done.returncode:  # its lists may be old
+                subprocess.run(["apt-get", "update"], capture_output=True)
+                done = _download(package, folder)
+            if done.returncode:
+                raise NotHere(f"the Debian package {package} cannot be fetched: {done.stderr.strip().splitlines()[-1:]}")
+            for archive in folder.glob("*.deb"):
+                subprocess.run(["dpkg-deb", "-x", str(archive), str(folder)], check=True)
+                archive.unlink()
+    return folder
+
+
+def _download(package: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["apt-get", "download", "-q", package], cwd=folder, capture_output=True, text=True)
