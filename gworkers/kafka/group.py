@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gworkers.handlers.job import Job
-from gworkers.kafka import green, probe, reasons, troubles
+from gworkers.kafka import bootstrapping, green, probe, reasons, troubles
 from gworkers.kafka.errors import is_kafkas
 from gworkers.kafka.leader_epochs import LeaderEpochs
 from gworkers.kafka.membership import KafkaMembership
@@ -174,7 +174,7 @@ class KafkaGroup:
 
     @property
     def connected(self) -> bool:
-        return any(connection.connected for connection in list(self._consumer._client._manager._conns.values()))
+        return bootstrapping.connected(self._consumer._manager)
 
     @property
     def trouble(self) -> Trouble | None:
@@ -182,6 +182,7 @@ class KafkaGroup:
 
     def look_for_trouble(self) -> None:
         self._trouble = None
+        bootstrapping.look_again(self._consumer._manager)
         latest = troubles.latest()
         if latest is not None:
             address, error = latest

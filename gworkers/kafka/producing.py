@@ -18,7 +18,7 @@ from typing import Any
 
 from gworkers.errors import RecordTooLargeError
 from gworkers.handlers.job import Job, Row
-from gworkers.kafka import green
+from gworkers.kafka import bootstrapping, green
 from gworkers.kafka.protocols import Acknowledged, TopicPartition
 from gworkers.kafka.rights import Rights
 
@@ -235,6 +235,9 @@ class KafkaProducerClient:
             return ready(cluster, now=now) if may_send() else (set(), look_again, False)
 
         self._accumulator.ready = ready_if_allowed
+
+    def look_again(self) -> None:
+        bootstrapping.look_again(self.kafka._sender._client._manager)
 
     def close(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for what is out, and close. Blocks."""

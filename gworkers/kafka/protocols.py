@@ -204,6 +204,10 @@ class ProducerClient(Protocol):
 
     def discard_partitions(self, topic: str, start: int, error: BaseException) -> None: ...
 
+    def look_again(self) -> None:
+        """While no broker can be connected to: ask the bootstrap servers where they are. Does not
+        wait."""
+
     def hold_back(self, may_send: Callable[[], bool], look_again: float) -> None: ...
 
     def close(self, timeout: float) -> None: ...

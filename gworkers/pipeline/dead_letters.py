@@ -94,7 +94,7 @@ def letter(job: Job, topic: str, group: str) -> Row:
     if cause.__cause__ is not None:
         told[SPRING + "exception-cause-fqcn"] = _name_of(cause.__cause__).encode()
     headers = [(name, value) for name, value in job.headers if not name.startswith((SPRING, OURS))]
-    return topic, None, job.key, job.value, [*headers, *told.items()], now
+    return topic, None, job.key, job.value, [*headers, *told.items()], None
 
 
 #: How often a letter that is too large is made smaller before it is given up.

@@ -47,6 +47,8 @@ APPEND_AT_ONCE = 1000
 
 #: Results that wait for longer than this, in seconds, are told.
 SAY_WAITING_AFTER = 5.0
+#: Seconds between two looks whether brokers have to be looked for at other addresses.
+LOOK_AGAIN_INTERVAL = 3.0
 
 #: After how many seconds results are sent again that were refused for the time of this machine, and
 #: how often that is told.
@@ -305,6 +307,7 @@ class Producer:
     def _watch(self) -> None:
         """Compare the topics with what they were; and say so when results wait for long."""
         last_sent, since, said = 0, time.monotonic(), False
+        looked = since
         while True:
             gevent.sleep(GROWTH_INTERVAL)
             self._topics.compare()
@@ -314,6 +317,9 @@ class Producer:
                     log.info("results are acknowledged again, after %.0f s", now - since)
                 last_sent, since, said = self.sent, now, False
             self.waiting_for = now - since
+            if now - looked > LOOK_AGAIN_INTERVAL:  # a transaction waits for its broker while no result does
+                looked = now
+                self._client.look_again()
             if self.waiting_for > SAY_WAITING_AFTER and not said:
                 said = True
                 log.warning(

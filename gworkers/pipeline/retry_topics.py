@@ -20,8 +20,8 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def row(job: Job, topic: str, group: str) -> Row:
-    """The row that sends a failed job to the retry topic ``topic``. Its timestamp is now: from then
-    on the delay counts."""
+    """The row that sends a failed job to the retry topic ``topic``. Its timestamp is that of its
+    sending: from then on the delay counts."""
     now = int(time.time() * 1000)
     source = job.source
     told = {
@@ -34,7 +34,7 @@ def row(job: Job, topic: str, group: str) -> Row:
         "timestamp": str(job.timestamp),
     }
     headers = [*job.headers, *((PREFIX + name, text.encode()) for name, text in told.items())]
-    return topic, None, job.key, job.value, headers, now
+    return topic, None, job.key, job.value, headers, None
 
 
 def _number(text: str, least: int, end: int) -> int:

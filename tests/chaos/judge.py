@@ -34,13 +34,15 @@ class Verdict:
     pause: float = 0.0
     allowed_twice: int | None = 0  # None: as many as the fault may cause
     allowed_zombie: int = 0
+    twice_by_kafka: bool = False  # the input itself had messages twice, of which it has lost one
     notes: list[str] = field(default_factory=list)  # what was wrong besides
     remarks: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
         if self.exactly_once:
-            return not (self.lost or self.disorder or self.twice or self.zombie or self.notes)
+            twice = self.twice and not self.twice_by_kafka
+            return not (self.lost or self.disorder or twice or self.zombie or self.notes)
         twice = self.allowed_twice is None or self.twice <= self.allowed_twice
         return not self.lost and not self.disorder and self.zombie <= self.allowed_zombie and not self.notes and twice
 

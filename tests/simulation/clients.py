@@ -468,6 +468,9 @@ class SimProducer:
 
     def discard_partitions(self, topic: str, start: int, failure: BaseException) -> None: ...
 
+    def look_again(self) -> None:
+        """The brokers stay where they are."""
+
     def hold_back(self, may_send: Callable[[], bool], look_again: float) -> None:
         self._may_send, self._look_again = may_send, look_again
 

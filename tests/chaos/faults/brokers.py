@@ -152,7 +152,9 @@ def leader_of(cluster: broker.Cluster, topic: str, name: str) -> broker.Kafka | 
 @fault("unclean leader election", brokers=3, any_twice=True, short=False)
 def unclean_election(this: Round) -> Verdict:
     """The input's log loses its end: a broker that lags behind becomes the leader, because the one
-    that had everything has died too. What is still in the log at the end must have its result."""
+    that had everything has died too. What is still in the log at the end must have its result. What
+    was handled, lost before it was acknowledged and sent again by its producer has two."""
+    this.verdict.twice_by_kafka = True
     two, three = this.world.cluster().brokers[1:]
     admin = AdminClient({"bootstrap.servers": this.direct})
     config = {"unclean.leader.election.enable": "true", "min.insync.replicas": "1"}
