@@ -11,6 +11,7 @@ from typing import TextIO
 
 import gevent
 
+from gworkers import titles
 from gworkers.config.units import format_duration
 from gworkers.loop import Fatal, Loop
 from gworkers.pipeline.snapshot import Snapshot
@@ -20,14 +21,18 @@ log = logging.getLogger("gworkers")
 #: Seconds between two figures on a terminal, and between two lines in a log.
 TERMINAL_INTERVAL = 0.25
 LOG_INTERVAL = 10.0
+#: Between two titles of the process.
+TITLE_INTERVAL = 2.0
 
 
 class Progress:
     """Shows figures until it is stopped. sample: how many messages the embedded broker was fed, 0
-    when none."""
+    when none; title: of the process, before what it is doing."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], sample: int, fatal: Fatal, stream: TextIO | None = None) -> None:
+    def __init__(self, snapshot: Callable[[], Snapshot], sample: int, title: str, fatal: Fatal, stream: TextIO | None = None) -> None:
         self._snapshot = snapshot
+        self._title = title
+        self._titled = -TITLE_INTERVAL  # when the title was set last
         self._sample = sample
         self._stream = stream if stream is not None else sys.stderr  # None where it was closed at the start
         self._live = self._stream is not None and self._stream.isatty()
@@ -92,6 +97,9 @@ class Progress:
         self._last = now, done
         if self._begun is None and snapshot.polled:
             self._begun = then
+        if now - self._titled >= TITLE_INTERVAL:
+            self._titled = now
+            titles.show(f"{self._title} [{self.figures(snapshot)}]")
         if self._live:
             self._shown = True
             self._write(f"\r\x1b[K{self.figures(snapshot)}")

@@ -27,6 +27,7 @@ import time
 from collections import deque
 from typing import Any
 
+from gworkers import titles
 from gworkers.supervisor.helpers import AdminHelper, Reload, write_run_file
 from gworkers.supervisor.lines import read_now, write_all
 from gworkers.supervisor.notify import Notify
@@ -81,6 +82,7 @@ class Master:
 
     def run(self) -> int:
         self.say(f"{self._wanted} processes, pid {os.getpid()}")
+        titles.show(f"master, {self.plan['config']}")
         write_run_file(self.plan, None)
         self._start_admin()
         for number in range(self._wanted):

@@ -205,7 +205,7 @@ class Server(Operating):
             run_file.write(self._file, {"servers": servers, "admin": self.admin_address})
         snapshot = process.pipeline.snapshot
         self._watch = Watch(snapshot, process.group, routes, self._until_idle, self.stop, self.fail)
-        self._progress = Progress(snapshot, self._fed(), self.fail)
+        self._progress = Progress(snapshot, self._fed(), self._title(number), self.fail)
         self._recycling = Recycling(self._config.recycle, lambda: snapshot().done, self._recycle, self.fail)
         self._watch.start()
         self._progress.start()
@@ -221,6 +221,10 @@ class Server(Operating):
             return kafka.bootstrap_servers
         self._embedded = embedded.start(embedded.samples_of(self._loaded))
         return self._embedded.servers
+
+    def _title(self, number: int) -> str:
+        name = f"worker {number}" if self._master is not None else "server"
+        return f"{name}, {self._file.resolve()}" if self._file is not None else name
 
     def _fed(self) -> int:
         """How many messages of the samples go through the routes."""

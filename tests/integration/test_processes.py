@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -218,6 +219,25 @@ def test_what_ends_one_for_good_ends_all(real_kafka: str, source: str, output: s
     server = start(settings(real_kafka, source, output, app={"setup": "app:setup"}), app="def setup():\n    raise ValueError('no')\n")
     assert server.wait(30) == 78
     assert "so all of them do" in server.log
+
+
+def test_titles_say_what_each_process_is_doing(real_kafka: str, source: str, output: str, start: Any) -> None:
+    pytest.importorskip("setproctitle")
+    server = start(settings(real_kafka, source, output), app=APP)
+    joined(server)
+    produce(real_kafka, source, [(None, b'{"n": 1, "key": "k"}')] * 20)
+
+    def titles() -> list[str]:
+        found = subprocess.run(["ps", "-o", "args=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
+        return sorted(line.strip() for line in found.stdout.splitlines() if "worker" in line)
+
+    assert Path(f"/proc/{server.process.pid}/cmdline").read_text().startswith(f"gworkers: master, {server.file}")
+
+    def done() -> int:
+        return sum(int(number) for title in titles() for number in re.findall(r"done (\d+)", title))
+
+    until(lambda: done() == 20, 30, "20 done, as the titles say")
+    assert [title.partition(" [")[0] for title in titles()] == [f"gworkers: worker {number}, {server.file}" for number in (0, 1)]
 
 
 def test_one_address_answers_for_all(real_kafka: str, source: str, output: str, start: Any) -> None:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 import confluent_kafka
-from confluent_kafka import ElectionType
+from confluent_kafka import ElectionType, TopicCollection
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from tests.chaos.faults.registry import fault
@@ -61,9 +61,10 @@ def topic_deleted(this: Round) -> Verdict:
         this.sleep(1.0, 2.0)
     before = this.verdict.messages
     until(lambda: len({value["id"] for value in this.results()}) == before, 60, "the messages before the deletion")
+    deleted = _id_of(admin, this.source)
     admin.delete_topics([this.source])[this.source].result(10)
     this.fault()
-    until(lambda: this.source not in admin.list_topics(timeout=5).topics, 30, "the deletion")
+    until(lambda: _id_of(admin, this.source) != deleted, 30, "the deletion")  # the server may have had it made anew already
     this.sleep(0.5, 3.0)
     until(lambda: _made(this), 30, "the topic again")
     ids = range(before, before + 500)
@@ -76,6 +77,14 @@ def topic_deleted(this: Round) -> Verdict:
     if server.process.poll() is not None:
         this.verdict.notes.append("the server ended")
     return this.finish()
+
+
+def _id_of(admin: AdminClient, topic: str) -> str | None:
+    """Which topic of this name it is; None when there is none."""
+    try:
+        return str(admin.describe_topics(TopicCollection([topic]))[topic].result(10).topic_id)
+    except confluent_kafka.KafkaException:
+        return None
 
 
 def _made(this: Round) -> bool:
