@@ -224,7 +224,7 @@ class Server(Operating):
 
     def _title(self, number: int) -> str:
         name = f"worker {number}" if self._master is not None else "server"
-        return f"{name}, {self._file.resolve()}" if self._file is not None else name
+        return f"{name} of {self._config.kafka.group}"
 
     def _fed(self) -> int:
         """How many messages of the samples go through the routes."""

@@ -223,12 +223,14 @@ def test_what_ends_one_for_good_ends_all(real_kafka: str, source: str, output: s
 
 def test_titles_say_what_each_process_is_doing(real_kafka: str, source: str, output: str, start: Any) -> None:
     pytest.importorskip("setproctitle")
-    server = start(settings(real_kafka, source, output), app=APP)
+    config = settings(real_kafka, source, output)
+    group = config["kafka"]["group"]
+    server = start(config, app=APP)
     joined(server)
     produce(real_kafka, source, [(None, b'{"n": 1, "key": "k"}')] * 20)
 
     def titles() -> list[str]:
-        found = subprocess.run(["ps", "-o", "args=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
+        found = subprocess.run(["ps", "-ww", "-o", "args=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
         return sorted(line.strip() for line in found.stdout.splitlines() if "worker" in line)
 
     assert Path(f"/proc/{server.process.pid}/cmdline").read_text().startswith(f"gworkers: master, {server.file}")
@@ -237,7 +239,7 @@ def test_titles_say_what_each_process_is_doing(real_kafka: str, source: str, out
         return sum(int(number) for title in titles() for number in re.findall(r"done (\d+)", title))
 
     until(lambda: done() == 20, 30, "20 done, as the titles say")
-    assert [title.partition(" [")[0] for title in titles()] == [f"gworkers: worker {number}, {server.file}" for number in (0, 1)]
+    assert [title.partition(" [")[0] for title in titles()] == [f"gworkers: worker {number} of {group}" for number in (0, 1)]
 
 
 def test_one_address_answers_for_all(real_kafka: str, source: str, output: str, start: Any) -> None:
