@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from gworkers.admin.answer import Answer
+from gworkers.admin.ready_check import ReadyCheck
 from gworkers.pipeline.snapshot import Snapshot
 
 #: A poll older than this, in seconds, means that the process hangs.
@@ -48,6 +49,10 @@ def healthy(snapshot: Snapshot) -> Answer:
     return Answer.of(good, facts)
 
 
-def ready(snapshot: Snapshot) -> Answer:
+def ready(snapshot: Snapshot, check: ReadyCheck | None = None) -> Answer:
     good = snapshot.joined and snapshot.away < AWAY and not snapshot.refused
-    return Answer.of(good, {"partitions": len(snapshot.partitions)})
+    facts: dict[str, Any] = {"partitions": len(snapshot.partitions)}
+    wrong = check.wrong() if check is not None and good else None
+    if wrong is not None:
+        facts["why"] = wrong
+    return Answer.of(good and wrong is None, facts)

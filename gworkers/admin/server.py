@@ -25,6 +25,7 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from gworkers.admin import health, metrics, status
 from gworkers.admin.answer import Answer, BadRequestError, Request
+from gworkers.admin.ready_check import ReadyCheck
 from gworkers.config import schema
 from gworkers.errors import UnavailableError
 from gworkers.handlers.stacks import Standing
@@ -107,13 +108,15 @@ class _Server(WSGIServer):  # type: ignore[misc]
 Pages = Mapping[str, Callable[[Request], Answer]]
 
 
-def pages_of(snapshot: Callable[[], Snapshot], config: schema.Config, standing: Callable[[], list[Standing]]) -> Pages:
+def pages_of(
+    snapshot: Callable[[], Snapshot], config: schema.Config, standing: Callable[[], list[Standing]], check: ReadyCheck | None
+) -> Pages:
     """What is to be seen of one process."""
     return {
         "/status": lambda _: status.page(snapshot(), config),
         "/livez": lambda _: health.lives(snapshot()),
         "/healthz": lambda _: health.healthy(snapshot()),
-        "/readyz": lambda _: health.ready(snapshot()),
+        "/readyz": lambda _: health.ready(snapshot(), check),
         "/stacks": lambda _: status.stacks(standing()),
         "/metrics": lambda _: metrics.page(snapshot(), config),
     }

@@ -133,6 +133,11 @@ class Hooks(Section):
     thread_stop: DottedPath | None = Field(
         None, description="In each thread that has run handlers, at its end.", examples=["shop.db:disconnect"]
     )
+    ready: DottedPath | None = Field(
+        None,
+        description="When `/readyz` is asked, on a thread of its own: the process is ready unless it raises or returns False.",
+        examples=["shop.health:database"],
+    )
 
 
 class Retry(Section):

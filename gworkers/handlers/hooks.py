@@ -3,7 +3,8 @@
 Plain callables without arguments. ``process_start`` runs once, after the routes are imported and
 before the first message; ``thread_start`` in each thread that runs handlers, before its first message;
 ``thread_stop`` in each of them at its end; ``process_stop`` once, after the last handler, on every
-stop that is not a crash. What a stop hook raises is logged; what a start hook raises ends the process.
+stop that is not a crash. ``ready`` is asked when ``/readyz`` is (gworkers.admin.ready_check). What a
+stop hook raises is logged; what a start hook raises ends the process.
 
 With ``executor: greenlet`` the greenlets that run handlers are what the application sees as threads.
 """
@@ -29,6 +30,7 @@ class Hooks:
     process_stop: Hook | None = None
     thread_start: Hook | None = None
     thread_stop: Hook | None = None
+    ready: Hook | None = None
 
 
 def run_at_start(hook: Hook | None, name: str) -> None:

@@ -18,10 +18,12 @@ from pathlib import Path
 
 import gevent
 from gevent.event import Event
+from gevent.pool import Group
 
 import gworkers
 from gworkers.admin.health import alive
 from gworkers.admin.operate import actions_of
+from gworkers.admin.ready_check import ReadyCheck
 from gworkers.admin.server import Admin, pages_of
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
@@ -195,7 +197,9 @@ class Server(Operating):
         process = self.process = Process(self._loaded, routes, hooks, servers, number, self.fail)
         if self._config.admin.bind is not None:
             pipeline = process.pipeline
-            pages = pages_of(pipeline.snapshot, self._config, lambda: pipeline.standing)
+            spawn = Group().spawn if self._config.executor == "greenlet" else gevent.get_hub().threadpool.spawn
+            check = ReadyCheck(hooks.ready, spawn) if hooks.ready is not None else None
+            pages = pages_of(pipeline.snapshot, self._config, lambda: pipeline.standing, check)
             self._admin = Admin(self._config.admin, pages, actions_of(pipeline.pauses, tuple(self._config.routes), self))
             self.admin_address = self._admin.start()
             if self._master is not None:

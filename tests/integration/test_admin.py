@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -275,3 +276,44 @@ def test_the_end_of_a_partition_that_no_fetch_tells_is_asked_for(kafka_servers: 
         assert group.end(first) == 3
     finally:
         group.close(5)
+
+
+@pytest.mark.parametrize("executor", ["thread", "greenlet"])
+def test_the_application_has_a_say_in_whether_it_is_ready(kafka_servers: str, source: str, output: str, start: Any, executor: str) -> None:
+    app = """
+import os, time
+def handle(value): return value
+def ready():
+    open("asked", "a").write(".")
+    if os.path.exists("hangs"):
+        time.sleep(3)
+    if os.path.exists("fails"):
+        raise ConnectionError("the database is away")
+    return not os.path.exists("false")
+"""
+    more = {"admin": {"bind": "127.0.0.1:0"}, "executor": executor}
+    config = {**configuration(kafka_servers, "app:handle", source, output, **more), "hooks": {"ready": "app:ready"}}
+    server = start(config, app=app)
+    address = server.says(r"admin at (\S+)")[1]
+
+    def asked() -> tuple[int, Any]:
+        answer = requests.get(f"http://{address}/readyz", timeout=5)
+        return answer.status_code, answer.json().get("why")
+
+    until(lambda: asked() == (200, None), what="ready")
+    (server.folder / "fails").touch()
+    until(lambda: asked() == (503, "hooks.ready: ConnectionError: the database is away"), what="the reason")
+    (server.folder / "fails").unlink()
+    (server.folder / "false").touch()
+    until(lambda: asked() == (503, "hooks.ready returned False"), what="the reason")
+    (server.folder / "false").unlink()
+    (server.folder / "hangs").touch()
+    until(lambda: re.fullmatch(r"hooks.ready has not answered for \d s", asked()[1] or ""), what="it hangs")
+    before = len((server.folder / "asked").read_text())
+    for _ in range(5):
+        asked()
+    assert len((server.folder / "asked").read_text()) <= before + 1, "one at a time"
+    (server.folder / "hangs").unlink()
+    until(lambda: asked() == (200, None), what="ready again")
+    assert requests.get(f"http://{address}/livez", timeout=5).status_code == 200
+    assert server.stop() == 0
