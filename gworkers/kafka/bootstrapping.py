@@ -8,10 +8,16 @@ This file knows the inside of kafka-python; gworkers/kafka/versions.py says of w
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
-#: How long the bootstrap servers are asked, in milliseconds.
-TIMEOUT_MS = 4000
+from gworkers.errors import one_line
+
+log = logging.getLogger(__name__)
+
+#: How long the bootstrap servers are asked, in seconds.
+TIMEOUT = 4.0
 
 
 def connected(manager: Any) -> bool:
@@ -20,6 +26,13 @@ def connected(manager: Any) -> bool:
 
 def look_again(manager: Any) -> None:
     """Ask the bootstrap servers, unless a broker is connected. Does not wait; while they are asked
-    already it changes nothing."""
-    if not connected(manager):
-        manager.bootstrap_async(timeout_ms=TIMEOUT_MS)
+    already it changes nothing.
+
+    Beside kafka-python's own bootstrap: when that one fails, for a login that is refused for
+    instance, its client never looks for anything again.
+    """
+    looking = getattr(manager, "gworkers_looks", None)
+    if connected(manager) or (looking is not None and not looking.is_done):
+        return
+    manager.gworkers_looks = looking = manager.call_soon(manager._do_bootstrap, time.monotonic() + TIMEOUT)
+    looking.add_errback(lambda error: log.debug("the bootstrap servers do not tell where the brokers are: %s", one_line(error)))

@@ -126,6 +126,14 @@ class World:
         self.proxy.target = self.single.behind
         self.single.start()
         self._cluster: broker.Cluster | None = None
+        self._quorum: broker.Cluster | None = None
+
+    def quorum(self) -> broker.Cluster:
+        """Three brokers of which any may go."""
+        if self._quorum is None:
+            self._quorum = broker.Cluster(quorum=True)
+            self._quorum.start()
+        return self._quorum
 
     def cluster(self) -> broker.Cluster:
         if self._cluster is None:
@@ -136,14 +144,16 @@ class World:
     def hanging(self) -> str:
         """What Kafka's own tool finds of transactions that nobody will end; empty when there are
         none."""
-        brokers = [self.single, *(self._cluster.brokers if self._cluster is not None else ())]
+        clusters = [one for one in (self._cluster, self._quorum) if one is not None]
+        brokers = [self.single, *(one for cluster in clusters for one in cluster.brokers)]
         return "".join(one.hanging_transactions() for one in brokers)
 
     def close(self) -> None:
         self.proxy.close()
         self.single.stop()
-        if self._cluster is not None:
-            self._cluster.stop()
+        for cluster in (self._cluster, self._quorum):
+            if cluster is not None:
+                cluster.stop()
 
 
 class Round:

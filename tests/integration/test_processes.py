@@ -239,7 +239,8 @@ def test_titles_say_what_each_process_is_doing(real_kafka: str, source: str, out
         return sum(int(number) for title in titles() for number in re.findall(r"done (\d+)", title))
 
     until(lambda: done() == 20, 30, "20 done, as the titles say")
-    assert [title.partition(" [")[0] for title in titles()] == [f"gworkers: worker {number} of {group}" for number in (0, 1)]
+    wanted = [f"gworkers: worker {number} of {group}" for number in (0, 1)]
+    until(lambda: [title.partition(" [")[0] for title in titles()] == wanted, what="the titles of both")
 
 
 def test_one_address_answers_for_all(real_kafka: str, source: str, output: str, start: Any) -> None:

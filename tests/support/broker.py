@@ -3,6 +3,7 @@ its own, stopped by its id."""
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def fetch() -> Path:
 PROPERTIES = """
 process.roles={roles}
 node.id={node}
-controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+controller.quorum.bootstrap.servers={controllers}
 listeners={listeners}
 advertised.listeners={advertised}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
@@ -75,13 +77,31 @@ log.segment.delete.delay.ms=100
 """
 
 
+@dataclass(frozen=True)
+class Controller:
+    """One of several: its node, the port it listens on, the id of its directory."""
+
+    node: int
+    port: int
+    directory: str
+
+    def __str__(self) -> str:
+        return f"{self.node}@127.0.0.1:{self.port}:{self.directory}"
+
+
+def uuid() -> str:
+    """As Kafka writes them: 16 bytes in base64, which do not begin like an option."""
+    return base64.urlsafe_b64encode(bytes([0x40]) + os.urandom(15)).decode().rstrip("=")
+
+
 class Kafka:
     """One broker. servers: host:port; behind: the port of its second listener, which it advertises
     as ``proxied`` (for a proxy).
 
-    joining: another broker, whose cluster this one is to be a further broker of; node: its number
-    there. advertised: the host that it sends clients to. listeners_more: further ones, each with its
-    name, port and security protocol.
+    joining: another broker, whose cluster this one is to be a further broker of; quorum: the
+    controllers of its cluster, this broker among them; node: its number there. advertised: the host
+    that it sends clients to. listeners_more: further ones, each with its name, port and security
+    protocol.
     """
 
     def __init__(
@@ -89,6 +109,7 @@ class Kafka:
         auto_create: bool = True,
         *,
         joining: Kafka | None = None,
+        quorum: Sequence[Controller] = (),
         node: int = 1,
         proxied: int = 1,
         advertised: str = "127.0.0.1",
@@ -98,7 +119,8 @@ class Kafka:
         self.libs = fetch()
         self.folder = Path(tempfile.mkdtemp(prefix="gworkers-kafka-"))
         self.port, self.behind = free_port(), free_port()
-        self._controller: int = joining._controller if joining is not None else free_port()
+        own = next((one.port for one in quorum if one.node == node), None)
+        self._controller: int = joining._controller if joining is not None else own or free_port()
         self.servers = f"127.0.0.1:{self.port}"
         listeners = f"PLAINTEXT://127.0.0.1:{self.port},PROXIED://127.0.0.1:{self.behind}"
         further = "".join(f",{name}://127.0.0.1:{port}" for name, port, _ in listeners_more)
@@ -109,7 +131,7 @@ class Kafka:
             listeners=listeners if joining is not None else f"{listeners},CONTROLLER://127.0.0.1:{self._controller}",
             advertised=f"PLAINTEXT://{advertised}:{self.port},PROXIED://127.0.0.1:{proxied}{further}",
             protocols="".join(f",{name}:{protocol}" for name, _, protocol in listeners_more),
-            controller=self._controller,
+            controllers=",".join(f"127.0.0.1:{one.port}" for one in quorum) or f"127.0.0.1:{self._controller}",
             folder=self.folder,
             auto_create=str(auto_create).lower(),
         )
@@ -118,12 +140,9 @@ class Kafka:
         self._log = open(self.folder / "log", "ab")
         self.process: subprocess.Popen[bytes] | None = None
         tool = [*self._java(), "kafka.tools.StorageTool"]
-        if joining is not None:
-            self.cluster: str = joining.cluster
-        else:
-            self.cluster = subprocess.run([*tool, "random-uuid"], capture_output=True, text=True, check=True).stdout.strip()
-        alone = [] if joining is not None else ["--standalone"]
-        subprocess.run([*tool, "format", *alone, "-t", self.cluster, "-c", self._config()], check=True, stdout=self._log, stderr=self._log)
+        self.cluster: str = joining.cluster if joining is not None else quorum[0].directory if quorum else uuid()
+        voters = ["--initial-controllers", ",".join(map(str, quorum))] if quorum else ["--standalone"] if joining is None else []
+        subprocess.run([*tool, "format", *voters, "-t", self.cluster, "-c", self._config()], check=True, stdout=self._log, stderr=self._log)
 
     def _config(self) -> str:
         return str(self.folder / "server.properties")
@@ -143,9 +162,17 @@ class Kafka:
 
     def start(self, timeout: float = 60) -> None:
         """Start it and wait until it answers."""
+        self.begin()
+        self.answers(timeout)
+
+    def begin(self) -> None:
         self.process = subprocess.Popen(
             [*self._java(), "kafka.Kafka", self._config()], stdout=self._log, stderr=self._log, start_new_session=True
         )
+
+    def answers(self, timeout: float = 60) -> None:
+        """Wait until it does."""
+        assert self.process is not None
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -207,27 +234,36 @@ class Kafka:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Cluster:
-    """Three brokers, of which the first is the controller as well and is not to be killed. servers:
-    all three."""
+#: What brokers of a cluster of three are told.
+REPLICATED: dict[str, Any] = {
+    "default_replication_factor": "3",
+    "offsets_topic_replication_factor": "3",
+    "transaction_state_log_replication_factor": "3",
+    "transaction_state_log_min_isr": "2",
+    "min_insync_replicas": "2",
+    "replica_lag_time_max_ms": "3000",
+    "broker_session_timeout_ms": "3000",
+}
 
-    def __init__(self) -> None:
-        replicated: dict[str, Any] = {
-            "default_replication_factor": "3",
-            "offsets_topic_replication_factor": "3",
-            "transaction_state_log_replication_factor": "3",
-            "transaction_state_log_min_isr": "2",
-            "min_insync_replicas": "2",
-            "replica_lag_time_max_ms": "3000",
-            "broker_session_timeout_ms": "3000",
-        }
-        self.brokers = [Kafka(**replicated)]
-        self.brokers += [Kafka(joining=self.brokers[0], node=node, **replicated) for node in (2, 3)]
+
+class Cluster:
+    """Three brokers. The first is the controller as well and is not to be killed; with ``quorum`` each
+    of them is one, and any may go. servers: all three."""
+
+    def __init__(self, *, quorum: bool = False) -> None:
+        if quorum:
+            controllers = [Controller(node, free_port(), uuid()) for node in (1, 2, 3)]
+            self.brokers = [Kafka(quorum=controllers, node=one.node, **REPLICATED) for one in controllers]
+        else:
+            self.brokers = [Kafka(**REPLICATED)]
+            self.brokers += [Kafka(joining=self.brokers[0], node=node, **REPLICATED) for node in (2, 3)]
         self.servers = ",".join(broker.servers for broker in self.brokers)
 
     def start(self) -> None:
+        for one in self.brokers:  # of a quorum none answers alone
+            one.begin()
         for one in self.brokers:
-            one.start()
+            one.answers()
 
     def stop(self) -> None:
         for one in self.brokers:

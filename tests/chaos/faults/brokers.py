@@ -15,6 +15,9 @@ from tests.chaos.judge import Verdict
 from tests.support import broker
 from tests.support.servers import consume, create_topic, unique, until
 
+#: Seconds without a result that a rolling upgrade of the brokers may cost.
+LONGEST_PAUSE = 5.0
+
 
 @fault("broker killed", any_twice=True)
 def broker_killed(this: Round) -> Verdict:
@@ -109,6 +112,32 @@ def partitions_added(this: Round) -> Verdict:
     verdict = this.finish()
     verdict.disorder = 0
     return verdict
+
+
+@fault("rolling upgrade", brokers=3, quorum=True, short=False)
+def rolling_upgrade(this: Round) -> Verdict:
+    """Three brokers are stopped and started again one after the other, as an upgrade does it, each
+    when the one before it has caught up."""
+    this.pair()
+    with this.load():
+        for one in this.draw.sample(this.world.quorum().brokers, 3):
+            this.sleep(1.0, 2.0)
+            one.terminate()
+            this.fault()
+            this.sleep(0.5, 2.0)
+            one.start()
+            until(lambda: _whole(this.direct), 60, "all replicas in sync")
+        this.sleep(1.0, 2.0)
+    verdict = this.finish()
+    if verdict.pause > LONGEST_PAUSE:
+        verdict.notes.append(f"it stood still for {verdict.pause:.1f} s")
+    return verdict
+
+
+def _whole(servers: str) -> bool:
+    """Whether each partition has all of its replicas."""
+    topics = AdminClient({"bootstrap.servers": servers}).list_topics(timeout=10).topics
+    return all(len(found.isrs) == len(found.replicas) for topic in topics.values() for found in topic.partitions.values())
 
 
 @fault("group coordinator moved", brokers=3, any_twice=True, short=False)

@@ -17,7 +17,8 @@ class NotHere(Exception):
 class Fault:
     """kind: its name in tables; brokers: one or three; proxied: servers reach the broker through a
     proxy that can be told to misbehave; any_twice: at-least-once may repeat as many as it causes;
-    transactions: it makes sense with exactly-once alone; short: a short run tries it, too."""
+    transactions: it makes sense with exactly-once alone; short: a short run tries it, too; quorum: of
+    the three brokers each is a controller."""
 
     kind: str
     run: Callable[[Round], Verdict]
@@ -27,10 +28,12 @@ class Fault:
     any_twice: bool = False
     transactions: bool = False
     short: bool = True
+    quorum: bool = False
 
     def __call__(self, world: World, seed: int) -> Verdict:
         """One round."""
-        servers = world.single.servers if self.brokers == 1 else world.cluster().servers
+        cluster = world.quorum if self.quorum else world.cluster
+        servers = world.single.servers if self.brokers == 1 else cluster().servers
         this = Round(world, self.kind, seed, servers=servers, copies=self.brokers, partitions=self.partitions)
         if self.proxied:
             this.servers = f"127.0.0.1:{world.proxy.port}"
@@ -56,11 +59,12 @@ def fault(
     any_twice: bool = False,
     transactions: bool = False,
     short: bool = True,
+    quorum: bool = False,
 ) -> Callable[[Callable[[Round], Verdict]], Callable[[Round], Verdict]]:
     """Makes a function a fault; see Fault."""
 
     def register(run: Callable[[Round], Verdict]) -> Callable[[Round], Verdict]:
-        FAULTS[run.__name__] = Fault(kind, run, brokers, partitions, proxied, any_twice, transactions, short)
+        FAULTS[run.__name__] = Fault(kind, run, brokers, partitions, proxied, any_twice, transactions, short, quorum)
         return run
 
     return register
