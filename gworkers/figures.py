@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gworkers.handlers.job import Job
+    from gworkers.handlers.routes import Route
 
 #: Upper bounds of the buckets of all times, in seconds; the last one is infinite.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -129,13 +130,14 @@ def settled(jobs: Iterable[Job]) -> None:
     """These are finished. Those that were read together and come one after the other are taken as one,
     with the first one's timestamp: they are counted to within one poll."""
     first: Job | None = None
+    route: Route | None = None
     at, count = -1.0, 0
     now = time.time()
     for job in jobs:
-        if job.read_at != at or job.partition.route is not first.partition.route:  # type: ignore[union-attr]
+        if job.read_at != at or job.partition.route is not route:
             if first is not None:
                 _settled(first, count, now)
-            first, at, count = job, job.read_at, 0
+            first, route, at, count = job, job.partition.route, job.read_at, 0
         count += 1
     if first is not None:
         _settled(first, count, now)

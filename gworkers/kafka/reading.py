@@ -165,9 +165,8 @@ def _uncompress(batch: Any, most: int) -> None:
 
 def read_lean(consumer: Any, most: int = MOST_BYTES, *, skip: bool = False, epochs: LeaderEpochs | None = None) -> None:
     """Make this KafkaConsumer's ``poll()`` return Jobs in place of ConsumerRecords, and tell
-    ``epochs`` what was read. A batch that
-    unpacks to more than ``most`` bytes is passed over (``skip``), or ``poll()`` raises
-    OversizedBatchError."""
+    ``epochs`` what was read. A batch that unpacks to more than ``most`` bytes is passed over
+    (``skip``), or ``poll()`` raises OversizedBatchError."""
     note_epoch = (epochs or LeaderEpochs()).read
     fetcher = consumer._fetcher
     base = type(fetcher).PartitionRecords

@@ -43,14 +43,7 @@ def leader_moved(this: Round) -> Verdict:
     """Of three brokers one that leads partitions dies, its partitions move, and it comes back."""
     victim = this.world.cluster().brokers[this.draw.choice((1, 2))]
     this.pair()
-    with this.load():
-        this.sleep(1.0, 2.0)
-        victim.kill()
-        this.fault()
-        this.sleep(3.0, 6.0)
-        victim.start()
-        this.sleep(1.0, 2.0)
-    return this.finish()
+    return kill_for_a_while(this, victim, 3.0, 6.0)
 
 
 @fault("topic deleted", any_twice=True)
@@ -150,11 +143,16 @@ def group_coordinator_moved(this: Round) -> Verdict:
         this.group = unique("chaos")
     assert victim is not None, "the broker that must live coordinates everything"
     this.pair()
+    return kill_for_a_while(this, victim, 2.0, 5.0)
+
+
+def kill_for_a_while(this: Round, victim: broker.Kafka, low: float, high: float) -> Verdict:
+    """A broker dies under load and comes back after ``low`` to ``high`` seconds."""
     with this.load():
         this.sleep(1.0, 2.0)
         victim.kill()
         this.fault()
-        this.sleep(2.0, 5.0)
+        this.sleep(low, high)
         victim.start()
         this.sleep(1.0, 2.0)
     return this.finish()

@@ -6,7 +6,7 @@ import signal
 import time
 
 from tests.chaos import holding
-from tests.chaos.faults.brokers import leader_of
+from tests.chaos.faults.brokers import kill_for_a_while, leader_of
 from tests.chaos.faults.registry import fault
 from tests.chaos.harness import FENCED, RESTART, UNKNOWN, Round
 from tests.chaos.holding import Holder
@@ -80,14 +80,7 @@ def coordinator_killed(this: Round) -> Verdict:
             break
     assert victim is not None, "the broker that must live coordinates everything"
     this.ready(this.start(name))
-    with this.load():
-        this.sleep(1.0, 2.0)
-        victim.kill()
-        this.fault()
-        this.sleep(2.0, 5.0)
-        victim.start()
-        this.sleep(1.0, 2.0)
-    return this.finish()
+    return kill_for_a_while(this, victim, 2.0, 5.0)
 
 
 @fault("two in a row", transactions=True)
