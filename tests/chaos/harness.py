@@ -14,7 +14,8 @@ import signal
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,14 @@ class Round:
             found.append(value | {"at": message.timestamp()[1] / 1000, "where": (message.partition(), message.offset())})
         return found
 
+    def copies(self) -> dict[int, int]:
+        """The ids that the input has more than once, and how often."""
+        times: Counter[int] = Counter()
+        for message in consume(self.direct, self.source, timeout=60):
+            with suppress(ValueError, TypeError, KeyError):  # a fault may have put in what nobody can read
+                times[json.loads(message.value())["id"]] += 1
+        return {number: count for number, count in times.items() if count > 1}
+
     def finish(self, expected: set[int] | None = None, timeout: float = 120) -> Verdict:
         """Wait until everything is through, stop the servers, and read what came out."""
         wanted = set(range(self.verdict.messages)) if expected is None else expected
@@ -279,7 +288,10 @@ class Round:
             if status and "assigned: " in server.log:  # one that was asked to stop while it was starting has nothing to settle
                 self.verdict.notes.append(f"a server ended with {status}")
         results = [value for value in self.results() if value["id"] not in self.not_judged]
-        judge(self.verdict, results, wanted - self.not_judged, self.stopped)
+        copies = self.copies()
+        judge(self.verdict, results, wanted - self.not_judged, self.stopped, copies)
+        if copies:
+            self.verdict.remarks.append(f"the load's producer wrote {len(copies)} messages more than once")
         if self.verdict.exactly_once and hanging(self.direct, self.output):
             self.verdict.notes.append("a transaction hangs")
         return self.verdict

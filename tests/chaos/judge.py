@@ -2,7 +2,9 @@
 
 - lost: messages whose result never came;
 - disorder: results of a key whose first occurrence comes after a later message's of the same key;
-- twice: results beyond the first of a message;
+- twice: results beyond the first of a message, or beyond as many as the input has it: the load's own
+  producer (librdkafka, idempotent) writes a message again under a new epoch when the leader of its
+  partition changes while the acknowledgement is on its way;
 - zombie: results that a server sent after it had been stopped for longer than its session, of
   messages it had begun before;
 - pause: the longest time in which no result arrived, in seconds.
@@ -11,7 +13,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,15 +50,21 @@ class Verdict:
         return not self.lost and not self.disorder and self.zombie <= self.allowed_zombie and not self.notes and twice
 
 
-def judge(verdict: Verdict, results: list[dict[str, Any]], wanted: set[int], stopped: list[tuple[int, float, float]]) -> None:
+def judge(
+    verdict: Verdict,
+    results: list[dict[str, Any]],
+    wanted: set[int],
+    stopped: list[tuple[int, float, float]],
+    copies: Mapping[int, int],
+) -> None:
     """Write into ``verdict`` what ``results`` say. wanted: the ids that must be there; stopped: for
-    each process that was stopped its pid, since when and until when."""
+    each process that was stopped its pid, since when and until when; copies: the ids that the input
+    has more than once, and how often."""
     first: dict[int, dict[str, Any]] = {}
     for value in results:
-        if value["id"] in first:
-            verdict.twice += 1
-        else:
-            first[value["id"]] = value
+        first.setdefault(value["id"], value)
+    for number, found in Counter(value["id"] for value in results).items():
+        verdict.twice += max(0, found - copies.get(number, 1))
     verdict.lost = len(wanted - set(first))
     last: dict[str, int] = {}
     for value in sorted(first.values(), key=lambda value: value["where"]):
