@@ -27,7 +27,7 @@ import gevent.fileobject
 from gevent import socket
 from gevent.pool import Group
 
-from gworkers.admin import metrics
+from gworkers.admin import addresses, metrics
 from gworkers.admin.answer import Answer, BadRequestError, Request
 from gworkers.admin.server import Admin, Pages
 from gworkers.config.load import Loaded
@@ -111,11 +111,11 @@ class OfMaster:
 
 
 def _ask(address: str, method: str, target: str, authorization: str) -> tuple[int, str]:
-    host, _, port = address.rpartition(":")
-    head = f"{method} {target} HTTP/1.0\r\nHost: {address}\r\n" + (f"Authorization: {authorization}\r\n" if authorization else "") + "\r\n"
+    host = "localhost" if addresses.path_of(address) is not None else address
+    head = f"{method} {target} HTTP/1.0\r\nHost: {host}\r\n" + (f"Authorization: {authorization}\r\n" if authorization else "") + "\r\n"
     data = b""
     with gevent.Timeout(PATIENCE, False), suppress(OSError, ValueError, IndexError):
-        with socket.create_connection((host.strip("[]"), int(port))) as connection:
+        with addresses.connected(address, PATIENCE, socket.socket) as connection:
             connection.sendall(head.encode("latin-1"))
             while len(data) < MOST and (more := connection.recv(65536)):
                 data += more
@@ -136,7 +136,9 @@ def _facts(found: dict[int, tuple[int, str]]) -> dict[str, Any]:
 def serve(loaded: Loaded) -> None:
     """Until standard input ends. Raises UnavailableError when the port cannot be had."""
     all_of_them = OfMaster()
-    admin = Admin(loaded.config.admin, all_of_them.pages(), all_of_them.actions())
+    config = loaded.config.admin
+    assert config.bind is not None
+    admin = Admin(config, addresses.resolved(config.bind, loaded.folder), all_of_them.pages(), all_of_them.actions())
     print(json.dumps({"admin": admin.start()}), flush=True)
     for line in gevent.fileobject.FileObject(sys.stdin.buffer, "rb"):
         all_of_them.addresses = {int(number): address for number, address in json.loads(line).items()}

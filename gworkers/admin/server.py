@@ -21,9 +21,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import gevent
+import gevent.socket
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
-from gworkers.admin import health, metrics, status
+from gworkers.admin import addresses, health, metrics, status
 from gworkers.admin.answer import Answer, BadRequestError, Request
 from gworkers.admin.ready_check import ReadyCheck
 from gworkers.config import schema
@@ -126,19 +127,45 @@ class Admin:
     """A small HTTP server on the hub. Handlers of messages never run on it, and it never blocks on
     them."""
 
-    def __init__(self, config: schema.Admin, pages: Pages, actions: Pages) -> None:
-        assert config.bind is not None
+    def __init__(self, config: schema.Admin, bind: str, pages: Pages, actions: Pages) -> None:
+        """bind: where it listens, which for a worker process of a master is not ``config.bind``."""
         self._pages = pages
         self._actions = actions
-        self._bind = config.bind
+        self._bind, self._mode = bind, int(config.mode, 8)
+        self._path = addresses.path_of(bind)
+        self._listener: addresses.UnixListener | None = None
+        self._server: _Server | None = None
         self._token = config.token.encode() if config.token is not None else None
         self._read_token = config.read_token.encode() if config.read_token is not None else None
-        host, _, port = config.bind.rpartition(":")
-        self._server = _Server((host.strip("[]"), int(port)), self._answer, log=None, error_log=log)
 
     def start(self) -> str:
-        """Listen; returns host:port as it is in use. Raises UnavailableError when the port cannot
-        be had."""
+        """Listen; returns the address as it is in use. Raises UnavailableError when it cannot be
+        had."""
+        return self._start_on_port() if self._path is None else self._start_on_path(self._path)
+
+    def serving(self, where: Any) -> _Server:
+        """What answers at ``where``: host and port, or a socket that is listened on."""
+        return _Server(where, self._answer, log=None, error_log=log)
+
+    def _start_on_path(self, path: str) -> str:
+        try:
+            self._listener = addresses.UnixListener(path, self._mode, gevent.socket.socket)
+        except OSError as error:
+            reason, advice = error.strerror or f"{error}, which is {addresses.MOST_PATH} bytes at most", "name another"
+            if error.errno == errno.EADDRINUSE:
+                reason = "another program listens on it"
+            elif error.errno == errno.EEXIST:
+                reason = "there is a file of that name, which is no socket"
+            elif error.errno == errno.ENOENT:
+                reason, advice = "there is no such folder", "make it"
+            raise UnavailableError(f"admin.bind {self._bind} cannot be listened on: {reason}; {advice}") from None
+        self._server = self.serving(self._listener.socket)
+        self._server.start()
+        return f"{addresses.UNIX}{self._listener.path}"
+
+    def _start_on_port(self) -> str:
+        host, _, port = self._bind.rpartition(":")
+        self._server = self.serving((host.strip("[]"), int(port)))
         try:
             self._server.start()
         except (OSError, OverflowError) as error:
@@ -156,7 +183,10 @@ class Admin:
         return f"[{host}]:{self._server.server_port}" if ":" in host else f"{host}:{self._server.server_port}"
 
     def stop(self) -> None:
-        self._server.stop(timeout=0.5)
+        if self._server is not None:
+            self._server.stop(timeout=0.5)
+        if self._listener is not None:
+            self._listener.close()
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         answer = self._answer_to(environ)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
-import urllib.error
-import urllib.request
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from gworkers.admin import addresses
 from gworkers.config.load import load
 from gworkers.errors import UnavailableError, UsageError
 from gworkers.supervisor import run_file
@@ -45,26 +46,44 @@ class Running:
 
     def _ask(self, method: str, path: str) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        request = urllib.request.Request(f"http://{self.address}{path}", headers=headers, method=method)
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE) as answer:
-                told: dict[str, Any] = json.load(answer)
+            with contextlib.closing(_Connection(self.address)) as connection:
+                connection.request(method, path, headers=headers)
+                answer = connection.getresponse()
+                data = answer.read()
+                if answer.status != 200:
+                    raise self._refused(path, answer.status, answer.reason, data)
+                told: dict[str, Any] = json.loads(data)
                 return told
-        except urllib.error.HTTPError as error:
-            raise self._refused(error) from None
-        except (OSError, ValueError) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise UnavailableError(f"the server at {self.address} cannot be asked: {reason}") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise UnavailableError(f"the server at {self.address} cannot be asked: {_reason(error)}") from None
 
-    def _refused(self, error: urllib.error.HTTPError) -> UnavailableError | UsageError:
-        why = str(error.reason)
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            why = json.load(error).get("why", why)
-        if error.code == 400:
+    def _refused(self, path: str, status: int, why: str, data: bytes) -> UnavailableError | UsageError:
+        with contextlib.suppress(ValueError, AttributeError):
+            why = json.loads(data).get("why", why)
+        if status == 400:
             return UsageError(why)
-        if error.code == 404:
-            return UnavailableError(f"the server at {self.address} knows no {error.url.rpartition('/')[2].partition('?')[0]}: {why}")
+        if status == 404:
+            return UnavailableError(f"the server at {self.address} knows no {path.rpartition('/')[2].partition('?')[0]}: {why}")
         return UnavailableError(f"the server at {self.address} cannot be asked: {why}")
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over whatever the address is."""
+
+    def __init__(self, address: str) -> None:
+        unix = addresses.path_of(address) is not None
+        super().__init__("localhost" if unix else address, timeout=PATIENCE)
+        self._address = address
+
+    def connect(self) -> None:
+        self.sock = addresses.connected(self._address, PATIENCE)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return str(error) or "it does not speak HTTP"
 
 
 def processes_of(told: dict[str, Any]) -> dict[str, dict[str, Any]]:

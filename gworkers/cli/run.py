@@ -118,9 +118,8 @@ def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until
         servers = started.servers
         os.set_inheritable(started.process.stdin.fileno(), True)  # it ends when the master does
     idle = ["--until-idle", f"{until_idle}s"] if until_idle is not None else []
-    workers_admin = ["--set", "admin.bind=127.0.0.1:0"] if loaded.config.admin.bind is not None else []
     plan = {
-        "command": [*command, "run", *given, *workers_admin, *idle],
+        "command": [*command, "run", *given, *idle],
         "check": [*command, "check", *given, "--plan"],
         "admin": [*command, "admin-of-master", *given] if loaded.config.admin.bind is not None else [],
         "processes": loaded.config.processes,

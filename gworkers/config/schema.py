@@ -43,7 +43,12 @@ InstanceName = Annotated[
     Field(pattern=r"^([A-Za-z0-9._-]|%\((host|process)\)s)+$"),
     TypeName("instance name", "letters, digits, dots, underscores and hyphens, and %(host)s and %(process)s"),
 ]
-Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}$"), TypeName("address, host:port", "host:port")]
+Address = Annotated[
+    str,
+    Field(pattern=r"^((\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}|unix:[^\x00]+)$"),
+    TypeName("address, host:port or unix:PATH", "host:port or unix:PATH"),
+]
+FileMode = Annotated[str, Field(pattern=r"^0?[0-7]{3}$"), TypeName("file mode", 'an octal file mode in quotes, "0660"')]
 CodecName = Annotated[str, TypeName(f"{', '.join(CODECS)} or dotted path")]
 
 
@@ -307,9 +312,11 @@ class Admin(Section):
 
     bind: Address | None = Field(
         None,
-        description="host:port; port 0 takes a free one, which is logged. Nothing is served without it.",
-        examples=["127.0.0.1:8080"],
+        description="host:port, of which port 0 takes a free one, which is logged; or unix:PATH, relative to the configuration file, for "
+        "a socket that whoever may write to the file may use. Nothing is served without it.",
+        examples=["127.0.0.1:8080", "unix:/run/gworkers/admin.sock"],
     )
+    mode: FileMode = Field("0600", description="The permissions of the file, with `unix:PATH`.", examples=["0660"])
     token: str | None = Field(
         None,
         min_length=16,
@@ -321,7 +328,9 @@ class Admin(Section):
     @property
     def open_to_others(self) -> bool:
         """Whether other machines can reach the address."""
-        host = (self.bind or "localhost:0").rpartition(":")[0].strip("[]")
+        if self.bind is None or self.bind.startswith("unix:"):
+            return False
+        host = self.bind.rpartition(":")[0].strip("[]")
         try:
             return not ipaddress.ip_address(host).is_loopback
         except ValueError:

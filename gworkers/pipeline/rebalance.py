@@ -18,24 +18,29 @@ import time
 from collections.abc import Iterable
 
 from gworkers.errors import one_line
+from gworkers.kafka.errors import Kind, classify
 from gworkers.kafka.protocols import Group, Offsets, TopicPartition
 from gworkers.pipeline.assignments import Assignments, names
 from gworkers.pipeline.delivery import Delivery
 
 log = logging.getLogger(__name__)
 
-#: How often the commits of the group are asked for before partitions begin without them, and how
-#: long each time, in seconds.
-ASK_ATTEMPTS = 4
+#: Seconds that an attempt to read the group's commits may take, and after how many attempts
+#: partitions begin without them when the error is none that passes.
 ASK_TIMEOUT = 10.0
+ASK_ATTEMPTS = 4
+#: Seconds between two words on what cannot be read.
+TELL_INTERVAL = 30.0
 #: Seconds between two of these attempts, and between two looks whether what runs has finished.
 ASK_INTERVAL = 0.1
 DRAIN_INTERVAL = 0.01
 
+_PASSING = (Kind.PASSING, Kind.TIMED_OUT)
+
 
 class Rebalance:
     """The group's Listener; see the head of this file. grace: seconds. patient: nothing begins
-    before it is known what the group has committed (exactly-once)."""
+    before it is known what the group has committed, whatever the error (exactly-once)."""
 
     def __init__(self, group: Group, assignments: Assignments, delivery: Delivery, *, grace: float, patient: bool) -> None:
         self._group = group
@@ -78,20 +83,21 @@ class Rebalance:
             log.info("assigned: %s", names(added))
 
     async def _committed(self, tps: list[TopicPartition]) -> Offsets:
-        """What the group has committed. Asked for several times: without it finished messages would
-        run again. With exactly-once it is asked for until it is known; the transaction of a process
-        that died may hold it back for its time-out."""
+        """What the group has committed. Without it finished messages would run again, so that it is
+        asked for until it is known; the transaction of a process that died may hold it back for its
+        time-out. Only an error that does not pass by itself ends this, after a few attempts, and not
+        with exactly-once."""
+        told = time.monotonic()
         for attempt in itertools.count(1):
             try:
                 return await self._group.committed(tps, ASK_TIMEOUT)
             except Exception as error:
-                if self._patient:
-                    level = logging.WARNING if attempt % 100 == 0 else logging.DEBUG
-                    log.log(level, "what the group has committed cannot be read yet: %s", one_line(error))
-                else:
-                    level = logging.WARNING if attempt == ASK_ATTEMPTS else logging.DEBUG
-                    log.log(level, "what the group has committed cannot be read, some messages may come twice: %s", one_line(error))
-                    if attempt == ASK_ATTEMPTS:
-                        break
+                passes = self._patient or classify(error) in _PASSING
+                if not passes and attempt >= ASK_ATTEMPTS:
+                    log.warning("what the group has committed cannot be read, some messages may come twice: %s", one_line(error))
+                    return {}
+                if time.monotonic() - told > TELL_INTERVAL:
+                    told = time.monotonic()
+                    log.warning("what the group has committed cannot be read yet, and nothing begins before: %s", one_line(error))
                 await self._group.sleep(ASK_INTERVAL)
-        return {}
+        raise AssertionError

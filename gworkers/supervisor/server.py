@@ -21,6 +21,7 @@ from gevent.event import Event
 from gevent.pool import Group
 
 import gworkers
+from gworkers.admin import addresses
 from gworkers.admin.health import alive
 from gworkers.admin.operate import actions_of
 from gworkers.admin.ready_check import ReadyCheck
@@ -200,7 +201,11 @@ class Server(Operating):
             spawn = Group().spawn if self._config.executor == "greenlet" else gevent.get_hub().threadpool.spawn
             check = ReadyCheck(hooks.ready, spawn) if hooks.ready is not None else None
             pages = pages_of(pipeline.snapshot, self._config, lambda: pipeline.standing, check)
-            self._admin = Admin(self._config.admin, pages, actions_of(pipeline.pauses, tuple(self._config.routes), self))
+            bind = addresses.resolved(self._config.admin.bind, self._loaded.folder)
+            if self._master is not None:
+                bind = addresses.of_worker(bind, number)
+            actions = actions_of(pipeline.pauses, tuple(self._config.routes), self)
+            self._admin = Admin(self._config.admin, bind, pages, actions)
             self.admin_address = self._admin.start()
             if self._master is not None:
                 self._master.tell(admin=self.admin_address)

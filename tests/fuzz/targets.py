@@ -310,7 +310,8 @@ def _read_all(connection: Any) -> bytes:
 
 def admin_requests() -> Feed:
     nobody_may = {"/healthz": lambda _: pytest.fail("no token was given")}
-    server = Admin(Admin_(bind="127.0.0.1:0", read_token="0123456789abcdef"), nobody_may, nobody_may)._server
+    admin = Admin(Admin_(read_token="0123456789abcdef"), "127.0.0.1:0", nobody_may, nobody_may)
+    server = admin.serving(("127.0.0.1", 0))
     server.set_environ()
     server.init_socket()
     server.update_environ()

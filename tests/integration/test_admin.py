@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -248,6 +250,70 @@ def test_status_without_an_address_or_with_a_wrong_token_is_a_sentence(
     done = gworkers("status", "-c", str(guarded.file), "--set", "admin.read_token=another-0123456789", folder=guarded.folder)
     assert done.returncode == 69
     assert "cannot be asked: " in done.stderr
+
+
+def over(path: Path, target: str) -> bytes:
+    """What a Unix socket answers."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(str(path))
+        connection.sendall(b"GET %s HTTP/1.0\r\n\r\n" % target.encode())
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_unix_socket_is_for_whoever_may_use_its_file(real_kafka: str, source: str, start: Any, tmp_path: Path, processes: int) -> None:
+    path = tmp_path / "admin.sock"
+    admin = {"bind": f"unix:{path}", "mode": "0660"}
+    server = start(configuration(real_kafka, "app:handle", source, admin=admin) | {"processes": processes}, app=ECHO)
+    assert server.says(r"admin at (\S+)")[1] == f"unix:{path}"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    until(lambda: over(path, "/readyz").startswith(b"HTTP/1.1 200"), 30, "it is ready")
+    sockets = [path] if processes == 1 else [path, *(tmp_path / f"admin.sock.{number}" for number in range(processes))]
+    until(lambda: all(one.exists() for one in sockets), 30, "the sockets of the processes")
+    assert {stat.S_IMODE(one.stat().st_mode) for one in sockets} == {0o660}
+    shown = gworkers("status", "-c", str(server.file), folder=server.folder)
+    assert (shown.returncode, shown.stdout.count("route main")) == (0, processes), shown
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            over(path, "/status")
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    assert server.stop() == 0
+    assert not [one for one in sockets if one.exists()]
+
+
+def test_a_unix_socket_that_was_left_is_taken_and_one_in_use_is_not(kafka_servers: str, source: str, start: Any, tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    config = configuration(kafka_servers, "app:handle", source, admin={"bind": f"unix:{path}"})
+    first = start(config, app=ECHO)
+    first.says("assigned: ")
+    other = start(configuration(kafka_servers, "app:handle", source, admin={"bind": f"unix:{path}"}), app=ECHO)
+    assert other.wait(30) == 69
+    assert f"admin.bind unix:{path} cannot be listened on: another program listens on it; name another" in other.log
+    first.process.kill()
+    first.wait(10)
+    assert path.exists()
+    second = start(config, app=ECHO)
+    second.says("assigned: ")
+    assert over(path, "/livez").startswith(b"HTTP/1.1 200")
+    assert second.stop() == 0
+    path.write_text("kept")
+    for bind, why in (
+        (f"unix:{path}", "there is a file of that name, which is no socket; name another"),
+        (f"unix:{tmp_path}/none/admin.sock", "there is no such folder; make it"),
+        (f"unix:{tmp_path}/{'a' * 100}", "AF_UNIX path too long, which is 107 bytes at most; name another"),
+    ):
+        third = start(configuration(kafka_servers, "app:handle", source, admin={"bind": bind}), app=ECHO)
+        assert third.wait(30) == 69, third.log
+        assert f"admin.bind {bind} cannot be listened on: {why}" in third.log
+    assert path.read_text() == "kept"
 
 
 def test_the_end_of_a_partition_that_no_fetch_tells_is_asked_for(kafka_servers: str, source: str) -> None:

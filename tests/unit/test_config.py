@@ -117,7 +117,7 @@ def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
         ),
         (
             GOOD + "admin: {bind: here}\n",
-            "app.yaml:7: admin.bind: expected host:port (for example 127.0.0.1:8080), got 'here'",
+            "app.yaml:7: admin.bind: expected host:port or unix:PATH (for example 127.0.0.1:8080), got 'here'",
         ),
         (
             GOOD.replace("  group: pricing", "  group: pricing\n  bootstrap_servers: 'kafka-1'"),
