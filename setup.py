@@ -31,6 +31,7 @@ setup(
     extras_require={
         "embedded": ["confluent-kafka>=2.3"],  # the first-run broker is the mock cluster in its wheel
         "lz4": ["lz4>=4"],
+        "top": ["textual>=1", "rich>=13"],
         "title": ["setproctitle>=1.3"],
         "snappy": ["python-snappy>=0.7"],
         "zstd": ["zstandard>=0.20"],

@@ -3,7 +3,7 @@
 - ``/healthz`` is well while every process that runs is, and one does;
 - ``/readyz`` when one of them is ready;
 - ``/status`` has what each of them says of itself;
-- ``/stacks`` has the handlers of each;
+- ``/stacks`` has the handlers of each, ``/failures`` what failed in each;
 - ``/metrics`` has each process's figures under its number, ``process="0"``;
 - what operates it goes to each of them; ``/scale`` (``processes``) to the master, by its signals.
 
@@ -53,6 +53,7 @@ class OfMaster:
             "/readyz": self._ready,
             "/status": partial(self._shown, "/status"),
             "/stacks": partial(self._shown, "/stacks"),
+            "/failures": partial(self._shown, "/failures"),
             "/metrics": self._metrics,
         }
 

@@ -1,7 +1,7 @@
 """The admin address over HTTP: ``/livez`` (starting it anew would not help), ``/healthz`` (it is
 well), ``/readyz`` (it has partitions or stands by for them), ``/status`` (all that is seen of it, as
-JSON), ``/stacks`` (where each handler stands), ``/metrics`` (Prometheus); and what operates it
-(gworkers.admin.operate), by POST and with the token for it.
+JSON), ``/stacks`` (where each handler stands), ``/failures`` (what failed lately), ``/metrics``
+(Prometheus); and what operates it (gworkers.admin.operate), by POST and with the token for it.
 
 It is made for whoever may reach it: a bounded number of connections, of which the oldest gives way
 to a new one, so that nobody shuts a health check out by holding them; a few seconds for a request,
@@ -26,6 +26,7 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from gworkers.admin import addresses, health, metrics, status
 from gworkers.admin.answer import Answer, BadRequestError, Request
+from gworkers.admin.failures import Failures
 from gworkers.admin.ready_check import ReadyCheck
 from gworkers.config import schema
 from gworkers.errors import UnavailableError
@@ -110,7 +111,11 @@ Pages = Mapping[str, Callable[[Request], Answer]]
 
 
 def pages_of(
-    snapshot: Callable[[], Snapshot], config: schema.Config, standing: Callable[[], list[Standing]], check: ReadyCheck | None
+    snapshot: Callable[[], Snapshot],
+    config: schema.Config,
+    standing: Callable[[], list[Standing]],
+    failures: Failures,
+    check: ReadyCheck | None,
 ) -> Pages:
     """What is to be seen of one process."""
     return {
@@ -119,6 +124,7 @@ def pages_of(
         "/healthz": lambda _: health.healthy(snapshot()),
         "/readyz": lambda _: health.ready(snapshot(), check),
         "/stacks": lambda _: status.stacks(standing()),
+        "/failures": lambda _: failures.page(),
         "/metrics": lambda _: metrics.page(snapshot(), config),
     }
 

@@ -21,6 +21,7 @@ from gworkers.cli.run import run
 from gworkers.cli.send import send
 from gworkers.cli.status import status
 from gworkers.cli.tail import tail
+from gworkers.cli.top import top
 from gworkers.errors import ConfigError, Exit, GworkersError
 
 EPILOG = """\b
@@ -63,7 +64,7 @@ def gworkers_command(context: click.Context) -> None:
                 signal.signal(number, signal.SIG_DFL)
 
 
-COMMANDS = (run, check, config, send, tail, lag, reset, dead_letters, status, stacks, pause, resume, quiet, scale, admin_of_master)
+COMMANDS = (run, check, config, send, tail, lag, reset, dead_letters, status, top, stacks, pause, resume, quiet, scale, admin_of_master)
 
 for command in COMMANDS:
     gworkers_command.add_command(command)

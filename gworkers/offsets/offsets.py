@@ -116,6 +116,12 @@ class Offsets:
             return offset
         return max(self.next, self.end) if self.next is not None else None
 
+    @property
+    def ahead(self) -> int:
+        """How many offsets from the position on have been read and need not be run."""
+        position = self.position
+        return max(0, self.next - position - len(self)) if self.next is not None and position is not None else 0
+
     def metadata(self) -> tuple[str, bool]:
         """What is finished beyond ``position``, for the commit, and whether all of it found room.
         O(unfinished)."""

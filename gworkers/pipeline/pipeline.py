@@ -295,6 +295,7 @@ class Pipeline:
             route=partition.route.name,
             position=offsets.next,
             finished=offsets.position,
+            ahead=offsets.ahead,
             end=end,
             lag=lag,
             waiting=partition.waiting,

@@ -30,6 +30,7 @@ class PartitionSnapshot:
     route: str
     position: int | None
     finished: int | None
+    ahead: int  # offsets from ``finished`` on that have been read and are finished, or hold no message
     end: int | None
     lag: int | None
     waiting: int

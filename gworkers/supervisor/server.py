@@ -22,6 +22,7 @@ from gevent.pool import Group
 
 import gworkers
 from gworkers.admin import addresses
+from gworkers.admin.failures import Failures
 from gworkers.admin.health import alive
 from gworkers.admin.operate import actions_of
 from gworkers.admin.ready_check import ReadyCheck
@@ -200,7 +201,7 @@ class Server(Operating):
             pipeline = process.pipeline
             spawn = Group().spawn if self._config.executor == "greenlet" else gevent.get_hub().threadpool.spawn
             check = ReadyCheck(hooks.ready, spawn) if hooks.ready is not None else None
-            pages = pages_of(pipeline.snapshot, self._config, lambda: pipeline.standing, check)
+            pages = pages_of(pipeline.snapshot, self._config, lambda: pipeline.standing, Failures(pipeline.events), check)
             bind = addresses.resolved(self._config.admin.bind, self._loaded.folder)
             if self._master is not None:
                 bind = addresses.of_worker(bind, number)
