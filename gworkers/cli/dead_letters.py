@@ -2,176 +2,28 @@
 
 from __future__ import annotations
 
-import fnmatch
-import json
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gworkers.cli import terminal
-from gworkers.cli.common import clients_of, configured, examples, kafka_says
-from gworkers.cli.tail import moment
+from gworkers.cli.common import configured, examples
+from gworkers.cli.letter_choice import Boxes, filtered
 from gworkers.config.units import parse_rate
-from gworkers.errors import NoTopicError, UnavailableError, UsageError
-from gworkers.expressions import Expression
-from gworkers.handlers.routes import matches
-from gworkers.kafka import topics
-from gworkers.kafka.errors import is_kafkas
-from gworkers.pipeline.dead_letter_store import WHERE_NAMES, DeadLetterStore, Letter
+from gworkers.errors import UsageError
+from gworkers.pipeline.dead_letter_store import Letter
 from gworkers.pipeline.dead_letters import OURS, SPRING
 from gworkers.pipeline.pacing import Bucket
 from gworkers.text import cut, text_of
-
-Chosen = Callable[[Letter], bool]
 
 
 @click.group("dead-letters")
 def dead_letters() -> None:
     """Look at dead letters, send them again, or drop them."""
-
-
-def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that choose letters."""
-    for option in (
-        click.option("--topic", metavar="TOPIC", help="The dead-letter topic; that of the routes without it."),
-        click.option("--route", metavar="NAME", help="Of this route."),
-        click.option("--reason", metavar="WORD", help="failed, timed-out, undecodable, rejected, …"),
-        click.option("--exception", metavar="PATTERN", help="Of this exception class; * and ? stand for anything."),
-        click.option("--key", metavar="KEY", help="With this key."),
-        click.option("--id", "ids", multiple=True, metavar="P@OFFSET", help="This letter, as ls names it; may be given several times."),
-        click.option("--since", metavar="WHEN", help="Failed after a time (ISO 8601) or so long ago (15m)."),
-        click.option("--until", metavar="WHEN", help="Failed before a time, or longer ago."),
-        click.option("--where", metavar="EXPRESSION", help='For which this is true, as "value.amount > 100"; value is read as JSON.'),
-        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="No more than so many."),
-    ):
-        command = option(command)
-    return configured(command)
-
-
-def _chooser(
-    route: str | None,
-    reason: str | None,
-    exception: str | None,
-    key: str | None,
-    ids: tuple[str, ...],
-    since: str | None,
-    until: str | None,
-    where: str | None,
-) -> Chosen:
-    after = moment(since, "--since") if since is not None else None
-    before = moment(until, "--until") if until is not None else None
-    try:
-        expression = Expression(where, WHERE_NAMES) if where is not None else None
-    except ValueError as error:
-        raise UsageError(f"--where: {error}") from None
-
-    def chosen(letter: Letter) -> bool:
-        return (
-            (route is None or letter.route == route)
-            and (reason is None or letter.reason == reason)
-            and (exception is None or fnmatch.fnmatch(letter.exception, exception) or letter.exception.endswith(f".{exception}"))
-            and (key is None or text_of(letter.record.key) == key)
-            and (not ids or letter.id in ids)
-            and (after is None or letter.failed_at >= after)
-            and (before is None or letter.failed_at < before)
-            and (expression is None or expression.matches(lambda name: _look(letter, name)))
-        )
-
-    return chosen
-
-
-def _look(letter: Letter, name: str) -> Any:
-    if name == "value":
-        try:
-            return json.loads(letter.record.value or b"null")
-        except ValueError:
-            return None
-    if name == "headers":
-        return {header: text_of(value) for header, value in letter.own_headers}
-    if name == "key":
-        return text_of(letter.record.key)
-    if name in ("partition", "offset", "timestamp"):
-        return letter.number(f"{SPRING}original-{name}")
-    if name == "attempts":
-        return letter.number(f"{OURS}attempts")
-    return getattr(letter, name)
-
-
-class _Boxes:
-    """The letterboxes a command is about, and the letters in them that its options choose."""
-
-    def __init__(self, file: Path, overrides: tuple[str, ...], topic: str | None, limit: int | None, **choice: Any) -> None:
-        self._chosen = _chooser(**choice)
-        self._limit = limit
-        loaded, self._clients = clients_of(file, overrides)
-        self._group = loaded.config.kafka.group
-        self._config = loaded.config
-        routes = loaded.config.routes.values()
-        self.topics = [topic] if topic is not None else sorted({route.dead_letter for route in routes if route.dead_letter is not None})
-        if not self.topics:
-            raise UsageError("no route has a dead_letter topic; name one with --topic")
-        self._one = topic is not None
-        self.found = 0
-
-    def open(self) -> Iterator[DeadLetterStore]:
-        """Each box in turn, closed when the next one is taken, and at the end of the command,
-        however it ends."""
-        boxes = self._open()
-        click.get_current_context().call_on_close(boxes.close)
-        return boxes
-
-    def _open(self) -> Generator[DeadLetterStore, None, None]:
-        for topic in self.topics:
-            try:
-                box = DeadLetterStore(self._clients, self._group, topic)
-            except NoTopicError:
-                if self._one:
-                    raise
-                continue
-            with closing(box):
-                yield box
-
-    def look_for(self, targets: Iterable[str]) -> None:
-        """Raises UnavailableError, at once, for a topic that letters are to be sent to and that is
-        not there, or not to be seen. With the embedded broker topics come into being."""
-        if self._clients.embedded:
-            return
-        with closing(self._clients.reader()) as reader:
-            for topic in targets:
-                try:
-                    found = topics.partitions_of(reader, topic)
-                except Exception as error:
-                    if not is_kafkas(error):
-                        raise
-                    raise UnavailableError(kafka_says(error, writing=True)) from error
-                if not found:
-                    raise NoTopicError(f"there is no topic {topic}; make it, or name another with --to")
-
-    def not_to_be_sent(self, letter: Letter, to: str | None) -> str | None:
-        """Why a letter is not sent again, None where it is. Where it came from stands in a header,
-        which whoever may write to the dead-letter topic can write: without --to it goes to topics that
-        a route consumes, and to no other."""
-        if to is not None:
-            return None
-        if letter.topic is None:
-            return "they do not say where they came from; name a topic with --to"
-        if not any(matches(route, letter.topic) for route in self._config.routes.values()):
-            return f"they name the topic {cut(letter.topic, 249)!r}, which no route consumes; name a topic with --to"
-        return None
-
-    def chosen(self, box: DeadLetterStore, *, dealt_with: bool = False) -> Iterator[Letter]:
-        for letter in box.letters(dealt_with=dealt_with):
-            if self._limit is not None and self.found >= self._limit:
-                return
-            if self._chosen(letter):
-                self.found += 1
-                yield letter
 
 
 @dead_letters.command(
@@ -186,23 +38,34 @@ class _Boxes:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def ls(dealt_with: bool, as_json: bool, **options: Any) -> None:
     """List dead letters that have not been dealt with."""
-    boxes = _Boxes(**options)
+    boxes = Boxes(**options)
     for box in boxes.open():
-        for number, letter in enumerate(boxes.chosen(box, dealt_with=dealt_with)):
-            if as_json:
+        letters = boxes.chosen(box, dealt_with=dealt_with)
+        if as_json:
+            for letter in letters:
                 terminal.echo_json(_as_json(letter))
-                continue
-            if not number:
-                click.echo(f"{box.topic}\n{'ID':<12} {'FAILED AT':<19} {'ROUTE':<14} {'REASON':<12} {'FROM':<28} {'KEY':<16} ERROR")
-            key = cut(text_of(letter.record.key) or "-", 16)
-            told = f"{letter.exception.rpartition('.')[2]}: {' '.join(letter.error.split())}"
-            state = " (dealt with)" if letter.dealt_with else ""
-            terminal.echo(
-                f"{letter.id:<12} {terminal.moment(letter.failed_at):<19} {letter.route:<14} {letter.reason:<12} "
-                f"{letter.origin:<28} {key:<16} {cut(told, 80)}{state}"
-            )
+        else:
+            terminal.table(_LISTED, (terminal.Line(_listed(letter)) for letter in letters), title=box.topic)
     if not boxes.found and not as_json:
         click.echo("no dead letters")
+
+
+_LISTED = (
+    terminal.Column("ID", 12),
+    terminal.Column("FAILED AT", 19),
+    terminal.Column("ROUTE", 14),
+    terminal.Column("REASON", 12),
+    terminal.Column("FROM", 28),
+    terminal.Column("KEY", 16),
+    terminal.Column("ERROR", 0),
+)
+
+
+def _listed(letter: Letter) -> tuple[str, ...]:
+    told = f"{letter.exception.rpartition('.')[2]}: {' '.join(letter.error.split())}"
+    error = cut(told, 80) + (" (dealt with)" if letter.dealt_with else "")
+    key = cut(text_of(letter.record.key) or "-", 16)
+    return letter.id, terminal.moment(letter.failed_at), letter.route, letter.reason, letter.origin, key, error
 
 
 @dead_letters.command(epilog=examples("gworkers dead-letters show 0@15 -c conf/app.yaml"))
@@ -214,7 +77,7 @@ def show(letter_id: str, topic: str | None, raw: bool, file: Path, overrides: tu
     """Show one dead letter whole: where it came from, its error with the stack trace, its headers,
     its value."""
     nothing = dict.fromkeys(("route", "reason", "exception", "key", "since", "until", "where"))
-    boxes = _Boxes(file, overrides, topic, 1, ids=(letter_id,), **nothing)
+    boxes = Boxes(file, overrides, topic, 1, ids=(letter_id,), **nothing)
     for box in boxes.open():
         for letter in boxes.chosen(box, dealt_with=True):
             record = letter.record
@@ -237,6 +100,15 @@ def show(letter_id: str, topic: str | None, raw: bool, file: Path, overrides: tu
     raise UsageError(f"there is no letter {letter_id} in {', '.join(boxes.topics)}; gworkers dead-letters ls lists them")
 
 
+_COUNTED = (
+    terminal.Column("COUNT", 8, number=True),
+    terminal.Column("TOPIC", 24),
+    terminal.Column("ROUTE", 16),
+    terminal.Column("REASON", 14),
+    terminal.Column("EXCEPTION", 0),
+)
+
+
 @dead_letters.command(
     epilog=examples("gworkers dead-letters count -c conf/app.yaml", "gworkers dead-letters count -c conf/app.yaml --json")
 )
@@ -244,7 +116,7 @@ def show(letter_id: str, topic: str | None, raw: bool, file: Path, overrides: tu
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def count(as_json: bool, **options: Any) -> None:
     """Count dead letters by route, reason and exception."""
-    boxes = _Boxes(**options)
+    boxes = Boxes(**options)
     counts: Counter[tuple[str, ...]] = Counter()
     for box in boxes.open():
         counts.update((box.topic, letter.route, letter.reason, letter.exception) for letter in boxes.chosen(box))
@@ -256,9 +128,7 @@ def count(as_json: bool, **options: Any) -> None:
     if not counts:
         click.echo("no dead letters")
         return
-    click.echo(f"{'COUNT':>8}  {'TOPIC':<24} {'ROUTE':<16} {'REASON':<14} EXCEPTION")
-    for (topic, route, reason, exception), number in counts.most_common():
-        terminal.echo(f"{number:>8,}  {topic:<24} {route:<16} {reason:<14} {exception}")
+    terminal.table(_COUNTED, (terminal.Line((f"{number:,}", *group)) for group, number in counts.most_common()))
 
 
 @dead_letters.command(
@@ -281,7 +151,7 @@ def replay(to: str | None, rate: str | None, dry_run: bool, **options: Any) -> N
     targets: Counter[str] = Counter()
     total = 0
     left_out: Counter[str] = Counter()
-    boxes = _Boxes(**options)
+    boxes = Boxes(**options)
     for box in boxes.open():
         for letter in boxes.chosen(box):
             why = boxes.not_to_be_sent(letter, to)
@@ -297,13 +167,13 @@ def replay(to: str | None, rate: str | None, dry_run: bool, **options: Any) -> N
             click.echo(f"{number:,} to {topic}")
         click.echo(f"{total:,} dead letters would be sent" if total else "no dead letters")
         return
-    boxes = _Boxes(**options)
+    boxes = Boxes(**options)
     boxes.look_for(targets)
     sent = 0
-    with click.progressbar(length=total, label="replaying", file=sys.stderr) as bar:
+    with terminal.progress("replaying", total) as advance:
         for box in boxes.open():
             letters = (letter for letter in boxes.chosen(box) if boxes.not_to_be_sent(letter, to) is None)
-            sent += box.replay(_paced(letters, bucket), to, bar.update)
+            sent += box.replay(_paced(letters, bucket), to, advance)
     click.echo(f"{sent:,} dead letters sent again to {', '.join(sorted(targets))}")
 
 
@@ -322,14 +192,14 @@ def _paced(letters: Iterable[Letter], bucket: Bucket | None) -> Iterator[Letter]
 def drop(yes: bool, **options: Any) -> None:
     """Leave dead letters be: they are listed and replayed no more. Kafka keeps them as long as the
     topic's retention says."""
-    boxes = _Boxes(**options)
+    boxes = Boxes(**options)
     total = sum(1 for box in boxes.open() for _ in boxes.chosen(box))
     if not total:
         click.echo("no dead letters")
         return
     if not yes:
         click.confirm(f"Drop {total:,} dead letters?", abort=True)
-    boxes = _Boxes(**options)
+    boxes = Boxes(**options)
     dropped = sum(box.drop(boxes.chosen(box)) for box in boxes.open())
     click.echo(f"{dropped:,} dead letters dropped")
 

@@ -48,17 +48,31 @@ def _show(rows: list[dict[str, Any]], *, as_json: bool) -> None:
         for row in rows:
             terminal.echo_json(row)
         return
-    click.echo(f"{'TOPIC':<30} {'PARTITION':>9} {'COMMITTED':>12} {'END':>12} {'LEFT':>10} {'FINISHED AHEAD':>15}")
-    for row in rows:
-        committed = "-" if row["committed"] is None else row["committed"]
-        click.echo(f"{row['topic']:<30} {row['partition']:>9} {committed:>12} {row['end']:>12} {row['left']:>10} {row['ahead']:>15}")
-        if row["metadata"] is not None:
-            click.echo(f"  its metadata is no map of finished offsets for it: {row['metadata']}")
-        for offset, age in row["unfinished"]:
-            told = "gone from Kafka" if age is None else f"{age:,.1f} s old"
-            click.echo(f"  {row['partition']}@{offset} unfinished, {told}")
-        if row["more"]:
-            click.echo(f"  and {row['more']:,} more")
+    terminal.table(_COLUMNS, [_line(row) for row in rows])
+
+
+_COLUMNS = (
+    terminal.Column("TOPIC", 30),
+    terminal.Column("PARTITION", 9, number=True),
+    terminal.Column("COMMITTED", 12, number=True),
+    terminal.Column("END", 12, number=True),
+    terminal.Column("LEFT", 10, number=True),
+    terminal.Column("FINISHED AHEAD", 15, number=True),
+)
+
+
+def _line(row: dict[str, Any]) -> terminal.Line:
+    below = []
+    if row["metadata"] is not None:
+        below.append(f"  its metadata is no map of finished offsets for it: {row['metadata']}")
+    for offset, age in row["unfinished"]:
+        told = "gone from Kafka" if age is None else f"{age:,.1f} s old"
+        below.append(f"  {row['partition']}@{offset} unfinished, {told}")
+    if row["more"]:
+        below.append(f"  and {row['more']:,} more")
+    committed = "-" if row["committed"] is None else str(row["committed"])
+    cells = (row["topic"], str(row["partition"]), committed, str(row["end"]), str(row["left"]), str(row["ahead"]))
+    return terminal.Line(cells, below)
 
 
 def _row(consumer: Any, tp: Any, with_map: bool) -> dict[str, Any]:

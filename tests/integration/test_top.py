@@ -33,10 +33,9 @@ def handle(value):
 def terminal(tmp_path: Path) -> Iterator[Any]:
     opened: list[Terminal] = []
 
-    def open_one(file: Path, *options: str, **how: Any) -> Terminal:
-        command = [sys.executable, "-m", "gworkers", "top", "-c", str(file), "--interval", "0.3", *options]
+    def open_one(file: Path, command: str = "top --interval 0.3", **how: Any) -> Terminal:
         try:
-            opened.append(Terminal(tmp_path, command, **how))
+            opened.append(Terminal(tmp_path, [sys.executable, "-m", "gworkers", *command.split(), "-c", str(file)], **how))
         except NotHere as why:
             pytest.skip(str(why))
         return opened[-1]
@@ -141,3 +140,25 @@ def test_without_a_terminal_it_is_a_sentence(kafka_servers: str, source: str, ou
     done = gworkers("top", "-c", server.folder / "none.yaml", folder=server.folder)
     assert done.returncode == 78, done.stderr
     assert time.monotonic() - begun < 20
+
+
+def test_tables_are_drawn_for_who_looks_and_plain_for_a_pipe(
+    kafka_servers: str, source: str, output: str, start: Any, terminal: Any
+) -> None:
+    server = serving(kafka_servers, source, output, start)
+    server.says("failed for good")
+
+    def listed() -> str:
+        return gworkers("dead-letters", "ls", "-c", server.file, folder=server.folder).stdout
+
+    until(lambda: "ValueError" in listed(), what="the letter")
+    assert "─" not in listed()
+    assert "\x1b" not in listed()
+    screen = terminal(server.file, command="dead-letters ls", columns=160)
+    shown = screen.shows("ValueError: no such product [red]\\x1b[2J\\u202e")
+    assert "────" in shown
+    assert until(lambda: screen.ended() is not None and [screen.ended()], what="its end") == [0]
+    screen.close()
+    screen = terminal(server.file, command="dead-letters replay", columns=100)
+    shown = screen.shows("1 dead letters sent again to")
+    assert re.search(r"replaying ━+ 1/1", shown), shown
