@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from gworkers.config.load import load
+from tests.support.debian import NotHere
 from tests.support.servers import ROOT, until
+from tests.support.terminal import Terminal
 
 PAGES = [
     ROOT / "README.md",
@@ -24,6 +27,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 SERVE = "bin/gworkers -c conf/app.yaml"
+LIVE = "bin/gworkers top -c conf/app.yaml"
 
 #: Commands that cannot be run inside the tests as they stand, and what is run in their place.
 INSTEAD = {
@@ -83,6 +87,9 @@ def test_every_command_works(checkout: Path, tmp_path: Path) -> None:
         for command in typed:
             if command == SERVE:
                 continue
+            if command == LIVE:
+                _look(checkout, environment)
+                continue
             run = INSTEAD.get(command, command)
             if run == "pip install .":
                 run = f"pip install -q --disable-pip-version-check --no-deps --target {tmp_path / 'installed'} ."
@@ -95,6 +102,18 @@ def test_every_command_works(checkout: Path, tmp_path: Path) -> None:
         if server.poll() is None:
             server.kill()
             server.wait()
+
+
+def _look(checkout: Path, environment: dict[str, str]) -> None:
+    """The screen of the first look's server, in a terminal."""
+    with suppress(NotHere):
+        screen = Terminal(checkout, LIVE.split(), env=environment)
+        try:
+            assert re.search(r"done 2,4\d\d", screen.shows("price "))
+            screen.type("q")
+            assert until(lambda: screen.ended() is not None and [screen.ended()], what="its end") == [0]
+        finally:
+            screen.close()
 
 
 def test_every_configuration_is_valid(tmp_path: Path) -> None:
