@@ -123,8 +123,8 @@ class App(Section):
 
 
 class Hooks(Section):
-    """What is called when processes and the threads of handlers begin and end: callables without
-    arguments."""
+    """What is called when processes and the threads of handlers begin and end, without arguments; and
+    around each message, where the handler runs, with as many of the arguments as it takes."""
 
     process_start: DottedPath | None = Field(
         None, description="Once a process, when everything is imported, before the first message.", examples=["shop.boot:start"]
@@ -142,6 +142,25 @@ class Hooks(Section):
         None,
         description="When `/readyz` is asked, on a thread of its own: the process is ready unless it raises or returns False.",
         examples=["shop.health:database"],
+    )
+    before: DottedPath | None = Field(
+        None,
+        description="Before the handler, with the message (on a route with `batch` the list of them); what it raises fails the attempt.",
+        examples=["django.db:close_old_connections"],
+    )
+    after: DottedPath | None = Field(
+        None,
+        description="After the handler, with the message and its result, which is not sent yet; what it raises fails the attempt.",
+        examples=["shop.audit:done"],
+    )
+    on_failure: DottedPath | None = Field(
+        None, description="After an attempt that failed, with the message and the exception.", examples=["shop.alerts:failed"]
+    )
+    on_dead_letter: DottedPath | None = Field(
+        None,
+        description="When a message has failed for good and its dead letter is on its way, with the message (its value as bytes) and the "
+        "exception; on a thread of its own.",
+        examples=["shop.alerts:dead"],
     )
 
 
@@ -471,6 +490,12 @@ class Config(Section):
         8, ge=0, description="How many handlers may be stuck past their timeout; with one more the process drains and ends with status 75."
     )
     recycle: Recycle = Field(Recycle(), description="When a process is drained and replaced.")
+    middleware: list[DottedPath] = Field(
+        [],
+        description="What is put around every handler, the first outside: functions of the message and of what goes on, `(message, "
+        "proceed)`, or what makes a context manager, of the message or of nothing.",
+        examples=[["shop.tracing:span", "shop.app:app.app_context"]],
+    )
     limits: dict[RouteName, Annotated[int, Field(ge=1)]] = Field(
         {},
         description="Named limits on how many handlers run at once in a process, shared by the routes that name them in `uses`.",

@@ -17,6 +17,7 @@ import gevent
 
 from gworkers.config import schema
 from gworkers.errors import BatchResultError
+from gworkers.handlers.around import Surrounding
 from gworkers.handlers.job import Job, Row
 from gworkers.message import BatchError, Record
 from gworkers.offsets.journal import MOST_OF_A_BATCH
@@ -66,12 +67,24 @@ def compile_batch(
     value_of: Callable[[Job], Any],
     rows_of: Callable[[Job, Any], list[Row] | None],
     presentable: Callable[[BaseException], BaseException],
+    around: tuple[Surrounding, Callable[[Job, Any], Any]] | None = None,
 ) -> HandleBatch:
     """``value_of`` decodes a message, or raises; ``rows_of`` encodes a result; ``presentable``
-    makes any error fit to be kept."""
+    makes any error fit to be kept; ``around`` is what the application has put around, and what makes
+    of a job and its value the message that this gets."""
+    surrounding, shown = around or (Surrounding(), _nothing)
+    surrounded = surrounding.around(handler)
 
     def handle(jobs: list[Job]) -> list[Job]:
-        return Context().run(in_context, jobs)
+        return Context().run(in_context if around is None else watched, jobs)
+
+    def watched(jobs: list[Job]) -> list[Job]:
+        before = {job for job in jobs if job.error is not None}
+        whole = in_context(jobs)
+        for job in jobs:
+            if job.error is not None and job not in before:
+                surrounding.failed(shown(job, job.value), job.error)
+        return whole
 
     def in_context(jobs: list[Job]) -> list[Job]:
         handed, values = [], []
@@ -86,7 +99,9 @@ def compile_batch(
         if not handed:
             return []
         try:
-            result = handler(values)
+            result = (
+                handler(values) if around is None else surrounded([shown(job, v) for job, v in zip(handed, values, strict=True)], values)
+            )
             if isinstance(result, GeneratorType):  # its body has not run yet
                 result = list(result)
         except gevent.GreenletExit:
@@ -143,6 +158,9 @@ def compile_batch(
                     job.error = presentable(error)
 
     return handle
+
+
+def _nothing(job: Job, value: Any) -> None: ...
 
 
 def entries(results: list[Any], count: int) -> list[Any]:

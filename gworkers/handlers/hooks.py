@@ -4,7 +4,9 @@ Plain callables without arguments. ``process_start`` runs once, after the routes
 before the first message; ``thread_start`` in each thread that runs handlers, before its first message;
 ``thread_stop`` in each of them at its end; ``process_stop`` once, after the last handler, on every
 stop that is not a crash. ``ready`` is asked when ``/readyz`` is (gworkers.admin.ready_check). What a
-stop hook raises is logged; what a start hook raises ends the process.
+stop hook raises is logged; what a start hook raises ends the process. What is called around a message
+is in gworkers.handlers.around, but for ``on_dead_letter``, which is told of what the hub decides
+(gworkers.server.dead_letter_hook).
 
 With ``executor: greenlet`` the greenlets that run handlers are what the application sees as threads.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from gworkers.errors import FatalError
 
@@ -31,6 +34,7 @@ class Hooks:
     thread_start: Hook | None = None
     thread_stop: Hook | None = None
     ready: Hook | None = None
+    on_dead_letter: Callable[[Any, BaseException], object] | None = None
 
 
 def run_at_start(hook: Hook | None, name: str) -> None:

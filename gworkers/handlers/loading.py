@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,25 @@ from typing import Any
 import gevent.events
 
 from gworkers.codecs import CODECS, Decoder, Encode, custom_encoder
+from gworkers.config import schema
 from gworkers.config.load import Loaded
 from gworkers.config.yaml import KeyPath, dotted
 from gworkers.errors import ConfigError, Problem, StopAsked
+from gworkers.handlers.around import Around, Surrounding, hook_of, middleware_of
 from gworkers.handlers.coroutines import Coroutines
+from gworkers.handlers.hints import fit_of
 from gworkers.handlers.hooks import Hooks
 from gworkers.handlers.routes import Route, compile_route
 from gworkers.message import Record
+
+#: The hooks that are called around a message, and what hooks are called with that get something.
+AROUND = ("before", "after", "on_failure")
+HOOK_ARGUMENTS = {
+    "before": ("message",),
+    "after": ("message", "result"),
+    "on_failure": ("message", "exception"),
+    "on_dead_letter": ("message", "exception"),
+}
 
 #: Of a handler that is a class: what it makes can be encoded.
 SENDABLE = (str, bytes, int, float, list, tuple, dict, Record)
@@ -129,6 +141,16 @@ def _handler(path: str, arguments: Mapping[str, Any], sends: bool, coroutines: C
     return coroutines.awaited(handler)
 
 
+def _fit(config: schema.Route, path: str) -> Callable[[Any], Any] | None:
+    """What makes of the value what the handler says that it takes."""
+    if config.pass_ == "message":
+        return None
+    try:
+        return fit_of(_callable(path), batch=config.batch is not None)
+    except TypeError as error:
+        raise ImportProblem(f"{path} {error}") from None
+
+
 def _decoder(name: str) -> Decoder:
     return CODECS[name].decode if name in CODECS else Decoder.of(_callable(name))
 
@@ -180,16 +202,30 @@ def load_hooks(loaded: Loaded) -> Hooks:
     """What ``hooks`` names, imported. Raises ConfigError with every problem found."""
     put_on_path(loaded)
     problems: list[Problem] = []
-    found: dict[str, Callable[[], object]] = {}
+    found: dict[str, Callable[..., object]] = {}
     for name, path in loaded.config.hooks:
-        if path is not None:
+        if path is not None and name not in AROUND:
             try:
-                found[name] = _callable(path)
+                found[name] = _hook(path, HOOK_ARGUMENTS.get(name, ()))
             except ImportProblem as error:
                 problems.append(Problem(loaded.document.where(("hooks", name)), f"hooks.{name}", str(error)))
     if problems:
         raise ConfigError(*problems)
     return Hooks(**found)
+
+
+def _hook(path: str, names: Sequence[str]) -> Callable[..., object]:
+    try:
+        return hook_of(_callable(path), names)
+    except TypeError as error:
+        raise ImportProblem(f"{path} {error}") from None
+
+
+def _middleware(path: str) -> Callable[[Around], Around]:
+    try:
+        return middleware_of(_callable(path))
+    except TypeError as error:
+        raise ImportProblem(f"{path} {error}") from None
 
 
 def load_routes(loaded: Loaded, *, begin: bool = False) -> list[Route]:
@@ -229,6 +265,13 @@ def _load(loaded: Loaded, problems: list[Problem]) -> tuple[list[Route], bool]:
             return None
 
     found: list[Route] = []
+    middleware = [find(_middleware, path, "middleware", index) for index, path in enumerate(loaded.config.middleware)]
+    hooks = {
+        name: find(functools.partial(_hook, names=HOOK_ARGUMENTS[name]), path, "hooks", name)
+        for name in AROUND
+        if (path := getattr(loaded.config.hooks, name)) is not None
+    }
+    surrounding = Surrounding(tuple(middleware), **hooks)
     coroutines = Coroutines() if loaded.config.executor == "thread" else None
     for name, config in loaded.config.routes.items():
         sends = config.output is not None and config.encode in CODECS
@@ -238,8 +281,10 @@ def _load(loaded: Loaded, problems: list[Problem]) -> tuple[list[Route], bool]:
         encode = find(_encoder, config.encode, "routes", name, "encode")
         only = [find(_exception, path, "routes", name, "retry", "only", i) for i, path in enumerate(config.retry.only)]
         never = [find(_exception, path, "routes", name, "retry", "never", i) for i, path in enumerate(config.retry.never)]
+        fit = find(functools.partial(_fit, config), config.handler, "routes", name, "handler") if handler is not None else None
         if not problems:
-            found.append(compile_route(name, config, handler, decoder, encode, only=only, never=never))
+            route = compile_route(name, config, handler, decoder, encode, only=only, never=never, fit=fit, surrounding=surrounding)
+            found.append(route)
     if loaded.config.app.setup is not None:
         find(_callable, loaded.config.app.setup, "app", "setup")
     return found, fails

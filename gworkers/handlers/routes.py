@@ -12,20 +12,21 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 import gevent
 
-from gworkers.codecs import Decoder, Encode, describe
+from gworkers.codecs import Decoder, Encode
 from gworkers.config import schema
 from gworkers.config.units import format_duration
-from gworkers.errors import DecodeError, EncodeError, ExpiredError, PassedOverError
+from gworkers.errors import DecodeError, ExpiredError, PassedOverError
 from gworkers.expressions import Expression
 from gworkers.figures import RouteFigures
+from gworkers.handlers.around import Surrounding
 from gworkers.handlers.batches import HandleBatch, compile_batch
 from gworkers.handlers.job import Job, Row
-from gworkers.message import INHERIT, Message, Record
+from gworkers.handlers.results import returns_records, rows_from
+from gworkers.message import Message
 from gworkers.text import text_of
 
 #: How much work a hop takes along, in seconds, and how many messages at the most. Longer handlers
@@ -140,11 +141,14 @@ def compile_route(
     *,
     only: Errors = (),
     never: Errors = (),
+    fit: Callable[[Any], Any] | None = None,
+    surrounding: Surrounding | None = None,
 ) -> Route:
-    """The Route for a configuration whose names have been resolved."""
+    """The Route for a configuration whose names have been resolved. fit: what makes of a decoded value
+    what the handler takes, or raises; surrounding: what the application has put around it."""
     as_message = config.pass_ == "message"
     timeout = config.timeout
-    rows_of = _rows_of(config.output, encode, empty_is_nothing=config.encode != "json" or _returns_records(handler))
+    rows_of = rows_from(config.output, encode, empty_is_nothing=config.encode != "json" or returns_records(handler))
     decode, wants = decoder.function, decoder.wants
 
     check = _checks(config)
@@ -163,17 +167,15 @@ def compile_route(
                 raise DecodeError(f"the value is not valid {config.decode}: {error}") from error
         if when is not None and when_value:
             _pass_over_unless(when, job, value)
-        if as_message:
-            topic, number, offset = job.source
-            deadline = time.monotonic() + timeout if timeout is not None else None
-            headers = tuple((_readable(name), content) for name, content in job.headers)
-            value = Message(topic, number, offset, job.key, value, headers, job.timestamp, job.attempt, deadline)
-        return value
+        if fit is not None and value is not None:
+            try:
+                value = fit(value)
+            except ValueError as error:
+                raise DecodeError(str(error)) from error
+        return message_of(job, value, timeout) if as_message else value
 
-    def work(job: Job) -> None:
-        result = handler(value_of(job))
-        job.rows = rows_of(job, result) if result is not None else None
-        job.error = None
+    shown = _as_it_is if as_message else functools.partial(message_of, timeout=timeout)
+    work = _work(handler, value_of, rows_of) if not surrounding else _surrounded(surrounding, handler, value_of, shown, rows_of)
 
     def handle(job: Job) -> None:
         try:
@@ -183,8 +185,62 @@ def compile_route(
         except BaseException as error:  # SystemExit and the like fail the message, not the process
             job.error = _presentable(error)
 
-    batches = compile_batch(handler, value_of, rows_of, _presentable) if config.batch is not None else None
+    around_batch = (surrounding, shown) if surrounding else None
+    batches = compile_batch(handler, value_of, rows_of, _presentable, around_batch) if config.batch is not None else None
     return Route(name, config, handle, batches, only=only, never=never)
+
+
+def _work(
+    handler: Callable[[Any], Any], value_of: Callable[[Job], Any], rows_of: Callable[[Job, Any], list[Row] | None]
+) -> Callable[[Job], None]:
+    """The three calls; raises what the message fails with."""
+
+    def work(job: Job) -> None:
+        result = handler(value_of(job))
+        job.rows = rows_of(job, result) if result is not None else None
+        job.error = None
+
+    return work
+
+
+def _surrounded(
+    surrounding: Surrounding,
+    handler: Callable[[Any], Any],
+    value_of: Callable[[Job], Any],
+    shown: Callable[[Job, Any], Any],
+    rows_of: Callable[[Job, Any], list[Row] | None],
+) -> Callable[[Job], None]:
+    """The same with what the application has put around. shown: the message that this gets."""
+    around = surrounding.around(handler)
+
+    def work(job: Job) -> None:
+        message = None
+        try:
+            value = value_of(job)
+            message = shown(job, value)
+            result = around(message, value)
+            job.rows = rows_of(job, result) if result is not None else None
+            job.error = None
+        except gevent.GreenletExit:
+            raise
+        except BaseException as error:
+            surrounding.failed(message if message is not None else shown(job, job.value), error)
+            raise
+
+    return work
+
+
+def _as_it_is(job: Job, value: Any) -> Any:
+    return value
+
+
+def message_of(job: Job, value: Any, timeout: float | None = None) -> Message:
+    """The message as the application sees it. value: as it has been decoded; timeout: of its handler,
+    which begins now."""
+    topic, number, offset = job.source
+    deadline = time.monotonic() + timeout if timeout is not None else None
+    headers = tuple((_readable(name), content) for name, content in job.headers)
+    return Message(topic, number, offset, job.key, value, headers, job.timestamp, job.attempt, deadline)
 
 
 def _readable(name: str) -> str:
@@ -247,98 +303,3 @@ def _pass_over_unless(when: Expression, job: Job, value: Any) -> None:
 
     if not when.matches(look):
         raise PassedOverError
-
-
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
-
-
-def _check(record: Record, topic: Any, key: Any, timestamp: Any) -> None:
-    """What a handler put into a Record must be what Kafka takes: told here, where it is one message's
-    fault. Raises EncodeError."""
-    if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
-        raise EncodeError(f"Record: expected a topic name of at most 249 letters, digits, dots, underscores and hyphens, got {topic!r:.80}")
-    if key is not None and not isinstance(key, (bytes, str)):
-        raise EncodeError(f"Record: expected a key of bytes, text or None, got {describe(key)}")
-    number = record.partition
-    if number is not None and (type(number) is not int or not 0 <= number < 2**31):
-        raise EncodeError(f"Record: expected the partition as a whole number from 0, got {number!r:.80}")
-    if type(timestamp) is not int or not -1 <= timestamp < 2**63:
-        raise EncodeError(f"Record: expected the timestamp as whole milliseconds since the epoch, got {timestamp!r:.80}")
-
-
-def _headers_of(record: Record) -> list[tuple[str, bytes | None]]:
-    """Raises EncodeError for headers that are none."""
-    try:
-        found = [(name, content) for name, content in record.headers]
-    except (TypeError, ValueError):
-        raise EncodeError(f"Record: expected headers as pairs of a name and bytes, got {record.headers!r:.80}") from None
-    for name, content in found:
-        if not isinstance(name, str):
-            raise EncodeError(f"Record: expected header names of text, got {describe(name)}")
-        if content is not None and not isinstance(content, bytes):
-            raise EncodeError(f"Record: expected bytes or None in the header {name!r:.80}, got {describe(content)}")
-        try:
-            name.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:
-            raise EncodeError(f"Record: the header name {name!r:.80} cannot be written in UTF-8") from None
-    return found
-
-
-def _returns_records(handler: Callable[[Any], Any]) -> bool:
-    """Whether a handler says in its annotation that it returns Records."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    annotation = getattr(handler, "__annotations__", {}).get("return")
-    return annotation is not None and "Record" in (annotation if isinstance(annotation, str) else repr(annotation))
-
-
-def _rows_of(output: str | None, encode: Encode, *, empty_is_nothing: bool) -> Callable[[Job, Any], list[Row] | None]:
-    """What turns a handler's result into rows. empty_is_nothing: an empty list is one of Records."""
-
-    def value_of(result: Any) -> bytes | None:
-        try:
-            value = encode(result)
-        except Exception as error:
-            raise EncodeError(f"the handler returned {describe(result)}, which cannot be encoded: {error}") from error
-        return value
-
-    def record_row(job: Job, record: Record) -> Row:
-        topic = record.topic or output
-        if topic is None:
-            raise EncodeError("the handler returned a Record without a topic, and the route has no output; give it a topic")
-        value = record.value if record.value is None or isinstance(record.value, bytes) else value_of(record.value)
-        key = job.key if record.key is INHERIT else record.key
-        headers = job.headers if record.headers is INHERIT else _headers_of(record)
-        timestamp = record.timestamp if record.timestamp is not None else job.timestamp
-        _check(record, topic, key, timestamp)
-        return topic, record.partition, key.encode() if isinstance(key, str) else key, value, headers, timestamp
-
-    def rows(job: Job, result: Any) -> list[Row] | None:
-        if isinstance(result, _NOT_RUN):
-            return _run(job, result)
-        if isinstance(result, Record):
-            return [record_row(job, result)]
-        if isinstance(result, list) and result and isinstance(result[0], Record):
-            if not all(isinstance(record, Record) for record in result):
-                raise EncodeError("the handler returned a list of Records with something else among them")
-            return [record_row(job, record) for record in result]
-        if output is None or (empty_is_nothing and isinstance(result, list) and not result):
-            return None
-        return [(output, None, job.key, value_of(result), job.headers, job.timestamp)]
-
-    def _run(job: Job, result: Any) -> list[Row]:
-        """A generator's body has not run yet: each that it yields is a result. A coroutine's never
-        would."""
-        if not isinstance(result, GeneratorType):
-            getattr(result, "close", lambda: None)()
-            raise EncodeError(f"the handler returned {describe(result)}, which nobody awaits: its body has not run")
-        found: list[Row] = []
-        for one in result:
-            found += (rows(job, one) or []) if one is not None else []
-        return found
-
-    return rows
-
-
-#: What a call returns before any line of its body has run.
-_NOT_RUN = (GeneratorType, CoroutineType, AsyncGeneratorType)

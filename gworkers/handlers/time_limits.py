@@ -43,7 +43,7 @@ _sleep = gevent.monkey.get_original("time", "sleep")
 _set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_exception.argtypes = (ctypes.c_ulong, ctypes.py_object)
 #: Who calls handlers: below them a thread's stack is not the handler's.
-CALLERS = ("gworkers.handlers.routes", "gworkers.handlers.batches")
+CALLERS = ("gworkers.handlers.routes", "gworkers.handlers.batches", "gworkers.handlers.around", "gworkers.handlers.results")
 _NO_EXCEPTION = ctypes.py_object()  # a null pointer
 
 

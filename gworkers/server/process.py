@@ -36,6 +36,7 @@ from gworkers.pipeline import quarantine
 from gworkers.pipeline.pipeline import Pipeline
 from gworkers.pipeline.quarantine import NoSuspects, Suspicions
 from gworkers.server import limits, members, topics
+from gworkers.server.dead_letter_hook import DeadLetterHook
 from gworkers.server.members import Members
 
 log = logging.getLogger("gworkers")
@@ -114,6 +115,9 @@ class Process:
         self._notes = self._note_what_finishes(loaded)
         notes = self._notes or NoNotes()
         self.pipeline = Pipeline(config, routes, executor, workers_for(config), connections, suspects, notes, fatal)
+        self._letters: DeadLetterHook | None = None
+        if hooks.on_dead_letter is not None:
+            self._letters = DeadLetterHook(hooks.on_dead_letter, self.pipeline.events, fatal, threads=config.executor == "thread")
         self._looks = Loop("membership", self._keep_membership, fatal)
 
     def _look_back(self, loaded: Loaded) -> Suspicions:
@@ -199,6 +203,8 @@ class Process:
             ) from None
         if self._members is not None:
             self._looks.start()
+        if self._letters is not None:
+            self._letters.start()
         keeper = self.pipeline.time_keeper
         self._watchdog = HubWatchdog(lambda: keeper.beat, self.group.membership.session, self._fatal)
         self._watchdog.start()
@@ -231,6 +237,8 @@ class Process:
             committed = self.pipeline.stop(CLOSE_TIMEOUT if not embedded else EMBEDDED_CLOSE_TIMEOUT) or embedded
         except Exception as error:
             log.warning("closing the connections to Kafka failed: %s: %s", type(error).__name__, error)
+        if self._letters is not None:
+            self._letters.stop(CLOSE_TIMEOUT)
         run_at_stop(self._hooks.process_stop, "process_stop")
         if self._members is not None and committed:
             self._members.left()

@@ -7,6 +7,7 @@ from typing import Any
 
 from gworkers.codecs import CODECS, Decoder, custom_encoder
 from gworkers.config import schema
+from gworkers.handlers.around import Surrounding
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.handlers.routes import Route, compile_route
@@ -18,13 +19,21 @@ def nothing(value: Any) -> None:
     """A handler."""
 
 
-def route_of(handler: Callable[[Any], Any] = nothing, *, only: Errors = (), never: Errors = (), **config: Any) -> Route:
+def route_of(
+    handler: Callable[[Any], Any] = nothing,
+    *,
+    only: Errors = (),
+    never: Errors = (),
+    fit: Callable[[Any], Any] | None = None,
+    surrounding: Surrounding | None = None,
+    **config: Any,
+) -> Route:
     """A route from keys of the configuration. A codec that is a dotted path gives back what it
     gets."""
     model = schema.Route.model_validate({"topics": ["in"], "handler": "a:b", **config})
     decoder = CODECS[model.decode].decode if model.decode in CODECS else Decoder(lambda value: value)
     encoder = CODECS[model.encode].encode if model.encode in CODECS else custom_encoder(lambda value: value)
-    return compile_route("r", model, handler, decoder, encoder, only=only, never=never)
+    return compile_route("r", model, handler, decoder, encoder, only=only, never=never, fit=fit, surrounding=surrounding)
 
 
 def partition_of(route: Route | None = None, number: int = 3, start: int | None = 0, topic: str = "in", **config: Any) -> Partition:
