@@ -182,6 +182,17 @@ def one_line(error: BaseException) -> str:
     return f"{name}: {text}" if text and text != name else name
 
 
+def raised_at(error: BaseException) -> str | None:
+    """``/srv/shop/pricing.py:31``, the innermost line of code that raised it; None where it was not
+    raised."""
+    trace = error.__traceback__
+    if trace is None:
+        return None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+
+
 def message_of(error: BaseException) -> str:
     """``str(error)``, which an application's own class may fail to give."""
     try:

@@ -51,6 +51,42 @@ class Message:
         return default
 
 
+class _Draft:
+    """A Message as it is being made: a frozen dataclass sets each field through ``object``, which
+    takes nearly four times as long."""
+
+    __slots__ = Message.__slots__
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        key: bytes | None,
+        value: Any,
+        headers: Headers,
+        timestamp: int,
+        attempt: int,
+        deadline: float | None,
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.key = key
+        self.value = value
+        self.headers = headers
+        self.timestamp = timestamp
+        self.attempt = attempt
+        self.deadline = deadline
+
+
+def made(*fields: Any) -> Message:
+    """``Message(*fields)``, all of them in their order, made faster."""
+    message: Any = _Draft(*fields)
+    message.__class__ = Message  # of the same slots, so that this is the same object
+    return message  # type: ignore[no-any-return]
+
+
 class _Inherit:
     """The mark for "as the input has it", which None cannot be: a key may be None on purpose."""
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gworkers.admin.answer import Answer
-from gworkers.errors import one_line
+from gworkers.errors import one_line, raised_at
 from gworkers.events import Events
 from gworkers.handlers.job import Job
 from gworkers.text import KEY_SHOWN, cut, text_of
@@ -65,7 +65,7 @@ class Failures:
         topic, partition, offset = job.source
         name = type(error).__name__ if error is not None else "the batch failed"
         text = cut(one_line(error), SHOWN) if error is not None else ""
-        where = _where(error)
+        where = raised_at(error) if error is not None else None
         key = cut(text_of(job.key) or "", KEY_SHOWN) if job.key is not None else None
         route = job.partition.route.name
         failure = Failure(time.time(), outcome, again, route, topic, partition, offset, key, job.attempt, name, text, where)
@@ -86,12 +86,3 @@ class Failures:
             {"count": kind.count, "first": kind.first, "last": asdict(kind.last)} for kind in reversed(self._kinds.values())
         ]
         return Answer.shown(True, {"recent": recent, "kinds": kinds})
-
-
-def _where(error: BaseException | None) -> str | None:
-    trace = error.__traceback__ if error is not None else None
-    if trace is None:
-        return None
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

@@ -26,7 +26,7 @@ from gworkers.handlers.around import Surrounding
 from gworkers.handlers.batches import HandleBatch, compile_batch
 from gworkers.handlers.job import Job, Row
 from gworkers.handlers.results import returns_records, rows_from
-from gworkers.message import Message
+from gworkers.message import Message, made
 from gworkers.text import text_of
 
 #: How much work a hop takes along, in seconds, and how many messages at the most. Longer handlers
@@ -239,8 +239,8 @@ def message_of(job: Job, value: Any, timeout: float | None = None) -> Message:
     which begins now."""
     topic, number, offset = job.source
     deadline = time.monotonic() + timeout if timeout is not None else None
-    headers = tuple((_readable(name), content) for name, content in job.headers)
-    return Message(topic, number, offset, job.key, value, headers, job.timestamp, job.attempt, deadline)
+    headers = tuple([(_readable(name), content) for name, content in job.headers]) if job.headers else ()
+    return made(topic, number, offset, job.key, value, headers, job.timestamp, job.attempt, deadline)
 
 
 def _readable(name: str) -> str:

@@ -13,6 +13,7 @@ nothing is tried again: its jobs are given back.
 from __future__ import annotations
 
 import logging
+from types import TracebackType
 
 from gworkers import log_context
 from gworkers.config.schema import Config
@@ -26,9 +27,11 @@ from gworkers.errors import (
     SendError,
     UnavailableError,
     one_line,
+    raised_at,
 )
 from gworkers.events import Events
 from gworkers.handlers.job import Job, Row
+from gworkers.handlers.time_limits import CALLERS
 from gworkers.loop import Fatal, Loop
 from gworkers.pipeline import dead_letters, retry_topics
 from gworkers.pipeline.delivery import Delivery
@@ -38,6 +41,9 @@ from gworkers.pipeline.scheduler import Scheduler
 from gworkers.text import KEY_SHOWN, cut, text_of
 
 log = logging.getLogger(__name__)
+
+#: Kinds of failures that are counted; of more those are forgotten that have not come for the longest.
+MOST_KINDS = 1_000
 
 
 class Outcomes:
@@ -62,6 +68,7 @@ class Outcomes:
         self._ledger = ledger
         self._events = events
         self._fatal = fatal
+        self._kinds: dict[tuple[str, str, str | None], int] = {}  # how often each kind has failed for good; seen last at the end
         self._loop = Loop("refusals", self._take_refusals, fatal)
 
     def start(self) -> None:
@@ -174,6 +181,7 @@ class Outcomes:
             return False
         topic = partition.route.config.dead_letter
         if topic is None:
+            self._log_failure(job, error, "has no dead_letter topic to go to")
             self._stop_for(job, f"{one_line(error)}, and the route has no dead_letter topic to put it")
             return False
         self._dead_letter(job, topic, error)
@@ -216,16 +224,23 @@ class Outcomes:
                 )
             )
             return
-        log.warning(
-            "failed for good after %d attempt%s and goes to %s: %s",
-            job.attempt,
-            "s" if job.attempt > 1 else "",
-            topic,
-            one_line(error),
-            extra=log_context.about(job),
-        )
+        self._log_failure(job, error, f"goes to {topic}")
         self._events.failed.send(job, error)
         self._send_letter(job, dead_letters.letter(job, topic, self._group))
+
+    def _log_failure(self, job: Job, error: BaseException, then: str) -> None:
+        """An error with its trace, the first time that this exception comes from this line of code;
+        after that a line that counts them."""
+        kind = job.partition.route.name, type(error).__name__, raised_at(error)
+        times = self._kinds[kind] = self._kinds.pop(kind, 0) + 1
+        if len(self._kinds) > MOST_KINDS:
+            del self._kinds[next(iter(self._kinds))]
+        after = f"{job.attempt} attempt{'s' if job.attempt > 1 else ''}"
+        told, about = one_line(error), log_context.about(job)
+        if times == 1:
+            log.error("failed for good after %s and %s: %s", after, then, told, exc_info=_info(error), extra=about)
+        else:
+            log.warning("failed for good after %s and %s: %s (%d of this kind)", after, then, told, times, extra=about)
 
     def _send_letter(self, job: Job, row: Row) -> None:
         job.dead += 1
@@ -249,6 +264,18 @@ class Outcomes:
     def _stop_for(self, job: Job, why: str) -> None:
         self._ledger.give_back((job,))  # nothing will come of it here: the drain need not wait for it
         self._fatal(FatalError(f"the message at {_where(job)} failed for good: {why}"))
+
+
+def _info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
+    """For a log record: the trace from the application's own code on. None for what is found here,
+    which is said by its sentence."""
+    if isinstance(error, MessageError):
+        return None
+    trace = error.__traceback__
+    own = trace
+    while own is not None and own.tb_frame.f_globals.get("__name__") in CALLERS:
+        own = own.tb_next
+    return type(error), error, own or trace
 
 
 def _where(job: Job) -> str:

@@ -88,7 +88,8 @@ def test_without_a_dead_letter_topic_the_process_stops_and_skips_nothing(kafka_s
         "ValueError: never again, and the route has no dead_letter topic to put it"
     )
     assert wanted in server.log
-    assert "Traceback" not in server.log
+    assert server.log.count("Traceback") == 1  # of the handler's own code
+    assert "gworkers/" not in server.log.partition("Traceback")[2]
     assert committed(kafka_servers, config["kafka"]["group"], source)[2] in (-1001, 0)
 
 
@@ -244,10 +245,36 @@ def test_too_many_dead_letters_in_a_time_open_the_breaker(kafka_servers: str, so
     server = start(config, app=FAILS)
     assert server.wait() == 65, server.log
     assert "more than 20 messages failed for good within 60 s, which dead_letters.stop_above forbids; the last at " in server.log
-    assert "Traceback" not in server.log
+    assert server.log.count("Traceback") == 1
     letters = [message.value() for message in consume(kafka_servers, dead)]
     assert len(letters) == len(set(letters)) == 20
     config["dead_letters"] = {"stop_above": "1000 in 1m"}
     again = start(config, "--until-idle", "300ms", app=FAILS)
     assert again.wait() == 0, again.log
     assert sorted(m.value() for m in consume(kafka_servers, dead)) == sorted(b"hopeless %d" % n for n in range(500))
+
+
+def test_a_failure_for_good_is_logged_with_its_trace_once_and_then_counted(
+    kafka_servers: str, source: str, start: Any, executor: str
+) -> None:
+    app = """
+def lookup(value):
+    raise KeyError(f"no such product {value}")
+
+def handle(value):
+    if value == "x":
+        raise ValueError("x")
+    return lookup(value)
+"""
+    dead = create_topic(kafka_servers, unique("dead"))
+    more: dict[str, Any] = {"decode": "text", "retry": {"attempts": 1}, "dead_letter": dead, "executor": executor, "order": "partition"}
+    produce(kafka_servers, source, ((None, value) for value in (b"a", b"b", b"c", b"x", b"d")), partition=0)
+    server = start(configuration(kafka_servers, "app:handle", source, **more), app=app)
+    until(lambda: server.log.count("failed for good after 1 attempt and goes to") == 5, what="all of them in the log")
+    errors = [line for line in server.log.splitlines() if " ERROR " in line]
+    assert [line.rpartition("}: ")[2].rpartition(": ")[2] for line in errors] == ["'no such product a'", "x"], errors
+    assert server.log.count("Traceback (most recent call last)") == 2
+    assert f'File "{server.folder}/app.py", line 3, in lookup' in server.log
+    assert "gworkers/handlers/routes.py" not in server.log
+    assert "KeyError: 'no such product d' (4 of this kind)" in server.log
+    assert server.stop() == 0
