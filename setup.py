@@ -30,7 +30,13 @@ setup(
     ],
     extras_require={
         "embedded": ["confluent-kafka>=2.3"],  # the first-run broker is the mock cluster in its wheel
+        "django": ["Django>=4.2"],
+        "flask": ["Flask>=2.3"],
         "lz4": ["lz4>=4"],
+        "opentelemetry": ["opentelemetry-api>=1.20"],
+        "sentry": ["sentry-sdk>=2"],
+        "sqlalchemy": ["SQLAlchemy>=2"],
+        "structlog": ["structlog>=23"],
         "top": ["textual>=1", "rich>=13"],
         "title": ["setproctitle>=1.3"],
         "snappy": ["python-snappy>=0.7"],

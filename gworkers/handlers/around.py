@@ -22,18 +22,40 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from types import GeneratorType
 from typing import Any
 
 from gworkers.errors import PassedOverError
+from gworkers.handlers.job import Row
 
 log = logging.getLogger(__name__)
 
 #: A handler with its message: called with the message, or messages, and with what it takes.
 Around = Callable[[Any, Any], Any]
+
+
+_carried: ContextVar[Mapping[str, bytes]] = ContextVar("gworkers_carried")
+
+
+def carry(headers: Mapping[str, bytes]) -> None:
+    """For a middleware: what the running handler's results send has these headers as well, in the
+    place of others of their names."""
+    _carried.set({**_carried.get({}), **headers})
+
+
+def carrying(rows: list[Row] | None) -> list[Row] | None:
+    """The rows with what a middleware has said that they carry."""
+    more = _carried.get(None)
+    if not more or not rows:
+        return rows
+    return [
+        (topic, partition, key, value, [*(one for one in headers if one[0] not in more), *more.items()], timestamp)
+        for topic, partition, key, value, headers, timestamp in rows
+    ]
 
 
 class Yielded(list[Any]):

@@ -17,7 +17,7 @@ import gevent
 
 from gworkers.config import schema
 from gworkers.errors import BatchResultError
-from gworkers.handlers.around import Surrounding
+from gworkers.handlers.around import Surrounding, carrying
 from gworkers.handlers.job import Job, Row
 from gworkers.message import BatchError, Record
 from gworkers.offsets.journal import MOST_OF_A_BATCH
@@ -79,10 +79,13 @@ def compile_batch(
         return Context().run(in_context if around is None else watched, jobs)
 
     def watched(jobs: list[Job]) -> list[Job]:
-        before = {job for job in jobs if job.error is not None}
+        before = {job for job in jobs if job.error is not None or job.rows is not None}
         whole = in_context(jobs)
         for job in jobs:
-            if job.error is not None and job not in before:
+            if job in before:
+                continue
+            job.rows = carrying(job.rows)
+            if job.error is not None:
                 surrounding.failed(shown(job, job.value), job.error)
         return whole
 

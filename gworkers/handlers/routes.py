@@ -22,7 +22,7 @@ from gworkers.config.units import format_duration
 from gworkers.errors import DecodeError, ExpiredError, PassedOverError
 from gworkers.expressions import Expression
 from gworkers.figures import RouteFigures
-from gworkers.handlers.around import Surrounding
+from gworkers.handlers.around import Surrounding, carrying
 from gworkers.handlers.batches import HandleBatch, compile_batch
 from gworkers.handlers.job import Job, Row
 from gworkers.handlers.results import returns_records, rows_from
@@ -219,7 +219,7 @@ def _surrounded(
             value = value_of(job)
             message = shown(job, value)
             result = around(message, value)
-            job.rows = rows_of(job, result) if result is not None else None
+            job.rows = carrying(rows_of(job, result)) if result is not None else None
             job.error = None
         except gevent.GreenletExit:
             raise
