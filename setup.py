@@ -42,7 +42,10 @@ setup(
         "snappy": ["python-snappy>=0.7"],
         "zstd": ["zstandard>=0.20"],
     },
-    entry_points={"console_scripts": ["gworkers = gworkers.__main__:main"]},
+    entry_points={
+        "console_scripts": ["gworkers = gworkers.__main__:main"],
+        "pytest11": ["gworkers = gworkers.pytest_plugin"],
+    },
     keywords=["kafka", "gevent", "worker", "consumer", "concurrency"],
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -22,6 +22,7 @@ from gworkers.cli.send import send
 from gworkers.cli.status import status
 from gworkers.cli.tail import tail
 from gworkers.cli.top import top
+from gworkers.cli.try_route import replay, try_route
 from gworkers.errors import ConfigError, Exit, GworkersError
 
 EPILOG = """\b
@@ -64,7 +65,26 @@ def gworkers_command(context: click.Context) -> None:
                 signal.signal(number, signal.SIG_DFL)
 
 
-COMMANDS = (run, check, config, send, tail, lag, reset, dead_letters, status, top, stacks, pause, resume, quiet, scale, admin_of_master)
+COMMANDS = (
+    run,
+    check,
+    config,
+    send,
+    tail,
+    lag,
+    reset,
+    dead_letters,
+    status,
+    top,
+    stacks,
+    pause,
+    resume,
+    quiet,
+    scale,
+    try_route,
+    replay,
+    admin_of_master,
+)
 
 for command in COMMANDS:
     gworkers_command.add_command(command)

@@ -35,7 +35,7 @@ def send(topic: str, source: Any, file: Path, overrides: tuple[str, ...], field:
             value = line.rstrip(b"\r\n")
             if not value:
                 continue
-            key = _key(value, field, getattr(source, "name", "-"), number) if field is not None else None
+            key = key_of(value, field, getattr(source, "name", "-"), number) if field is not None else None
             producer.send(topic, value, key).add_errback(failed.append)
             count += 1
             if failed:
@@ -53,9 +53,9 @@ def send(topic: str, source: Any, file: Path, overrides: tuple[str, ...], field:
     click.echo(f"{count:,} message{'s' if count != 1 else ''} sent to {topic}", err=True)
 
 
-def _key(value: bytes, field: str, name: str, number: int) -> bytes:
+def key_of(value: bytes, field: str, name: str, number: int) -> bytes:
     try:
         found = json.loads(value)[field]
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{name}:{number}: no JSON object with a field {field}; lines before it have been sent") from None
+        raise UsageError(f"{name}:{number}: no JSON object with a field {field}; nothing after the line before it is taken") from None
     return found.encode() if isinstance(found, str) else json.dumps(found).encode()
