@@ -14,6 +14,7 @@ from gworkers.cli.admin_of_master import admin_of_master
 from gworkers.cli.check import check
 from gworkers.cli.config import config
 from gworkers.cli.dead_letters import dead_letters
+from gworkers.cli.doctor import doctor
 from gworkers.cli.lag import lag
 from gworkers.cli.operate import pause, quiet, resume, scale, stacks
 from gworkers.cli.reset import reset
@@ -68,6 +69,7 @@ def gworkers_command(context: click.Context) -> None:
 COMMANDS = (
     run,
     check,
+    doctor,
     config,
     send,
     tail,

@@ -37,7 +37,7 @@ def check_descriptors(config: Config) -> None:
             f"this process may have {allowed} files and connections open (ulimit -n), and a server needs {needed}; raise the limit "
             "(LimitNOFILE= in a systemd unit, minfds in supervisord.conf)"
         )
-    wanted = needed + EACH_HANDLER * config.concurrency
+    wanted = wanted_descriptors(config)
     if allowed < wanted:
         log.warning(
             "this process may have %d files and connections open (ulimit -n), and %d handlers that open some may need %d; raise the limit",
@@ -45,6 +45,11 @@ def check_descriptors(config: Config) -> None:
             config.concurrency,
             wanted,
         )
+
+
+def wanted_descriptors(config: Config) -> int:
+    """How many a server with so many handlers may come to want."""
+    return _open_now() + NEEDED + EACH_HANDLER * config.concurrency
 
 
 def _open_now() -> int:

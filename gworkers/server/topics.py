@@ -33,7 +33,7 @@ def prepare(loaded: Loaded, routes: list[Route], clients: Clients) -> None:
     """Make the retry topics, and compare retention with waits. Blocks. Raises ConfigError for what
     would lose messages, UnavailableError for a topic that cannot be made."""
     retry_topics = {name: wait for route in routes for name, wait in route.retry_topics.items()}
-    waits = {topic: wait for route in routes for topic, wait in _waits(route) if wait >= SHORT_WAIT}
+    waits = {topic: wait for route in routes for topic, wait in waits_of(route) if wait >= SHORT_WAIT}
     if clients.embedded or not (retry_topics or waits):
         return
     with topics.opened(clients) as found:
@@ -69,7 +69,7 @@ def _too_short(loaded: Loaded, routes: list[Route], kept: dict[str, float]) -> I
             yield Problem(loaded.document.where(path), dotted(path), text)
 
 
-def _waits(route: Route) -> Iterator[tuple[str, float]]:
+def waits_of(route: Route) -> Iterator[tuple[str, float]]:
     """For each input topic the longest that a message may wait in the process, in seconds."""
     retry = route.config.retry
     backoffs = sum(min(retry.max_backoff, retry.backoff * 2.0 ** min(n, 60)) for n in range(min(retry.attempts - 1, 10_000)))

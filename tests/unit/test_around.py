@@ -203,6 +203,7 @@ def test_around_a_batch_there_are_its_messages() -> None:
     assert [one[0] for one in told[1:]] == [3, 4]
 
 
+@pytest.mark.usefixtures("modules_as_before")
 def test_what_fits_nowhere_is_a_sentence(tmp_path: Path) -> None:
     source = "def handle(v): ...\ndef three(a, b, c): ...\nx = 1\n"
     assert problems(

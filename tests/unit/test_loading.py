@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,7 @@ from gworkers.handlers import loading
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    path, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("modules_as_before")
 
 
 def written(folder: Path, source: str, route: str = "handler: app:handle", more: str = "") -> Path:
