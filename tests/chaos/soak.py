@@ -163,7 +163,6 @@ def picture(found: dict[int, list[dict[str, float]]], minutes: float, file: Path
     drawn, places = pyplot.subplots(4, 1, sharex=True, figsize=(9, 8), layout="constrained")
     for place, name in zip(places, ("load", "memory", "descriptors", "threads and greenlets"), strict=True):
         place.set_ylabel({"load": "messages a second", "memory": "MiB"}.get(name, name))
-        place.set_ylim(bottom=0)
         place.grid(alpha=0.3)
     moments = [minutes * step / 600 for step in range(601)]
     places[0].plot(moments, [HIGHEST * (1 - math.cos(2 * math.pi * 60 * moment / PERIOD)) / 2 for moment in moments])
@@ -173,9 +172,10 @@ def picture(found: dict[int, list[dict[str, float]]], minutes: float, file: Path
         places[2].plot(at, [row["descriptors"] for row in noted])
         places[3].plot(at, [row["threads"] for row in noted], label=f"threads {number}")
         places[3].plot(at, [row["greenlets"] for row in noted], "--", label=f"greenlets {number}")
+    for place in places:
+        place.set_ylim(bottom=0)
     for place in (places[1], places[3]):
         place.legend(loc="lower right", ncols=2)
-        place.set_ylim(bottom=0)
     places[3].set_xlabel("minutes")
     drawn.savefig(file)
 
