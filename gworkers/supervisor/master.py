@@ -11,7 +11,7 @@ It is small, and knows neither Kafka nor the application, nor gevent: a program 
 Between the master and a worker there are two pipes. On the one the master asks (``stop``, ``now``,
 ``quit``, ``stacks``, ``logs``, ``quiet``, ``resume``); when it ends without a word the master has
 died, and the worker drains. On the other the worker tells, a JSON object a line: ``started``,
-``joined``, ``admin``, ``recycle``.
+``joined``, ``admin``, ``recycle``, ``well``, ``ended`` (with which status).
 """
 
 from __future__ import annotations
@@ -318,14 +318,9 @@ class Master:
         if data == b"":
             self._selector.unregister(fd)
             os.close(fd)
-        for line in (data or b"").splitlines():  # a line is shorter than a pipe's atomic write
-            facts = json.loads(line)
-            worker.started = worker.started or "started" in facts
-            worker.joined = worker.joined or "joined" in facts
-            if "well" in facts:
-                worker.well = time.monotonic()
+            worker.told = worker.told if worker.told != fd else None
+        for facts in worker.take_facts(data or b""):
             if "admin" in facts:
-                worker.admin = facts["admin"]
                 self._tell_admin()
             if "recycle" in facts and worker.number not in self._replace:
                 self.say(f"process {worker.number} is replaced: {facts['recycle']}")

@@ -139,7 +139,12 @@ class Server(Operating):
                 self._error = error
         finally:
             committed = self._close()
-        return self._status(unsettled, committed)
+        status = self._status(unsettled, committed)
+        if self._master is not None:
+            self._master.tell(ended=status)
+            self._master.stop()
+        self._signals.release()
+        return status
 
     def _begin_telling(self, process: Process) -> None:
         """From now on whoever has started this process hears how it is."""
@@ -324,9 +329,6 @@ class Server(Operating):
         if self._admin is not None:
             self._admin.stop()
         self._forget()
-        if self._master is not None:
-            self._master.stop()
-        self._signals.release()
         return committed
 
     def _forget(self) -> None:

@@ -6,12 +6,17 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
-from gworkers.supervisor.lines import LAST_LINES, Lines, readable
+from gworkers.supervisor.lines import LAST_LINES, Lines, read_now, readable
+
+#: How a process ends at a signal that asks for its stop and that it does not listen to any more.
+_STOPS = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGQUIT)
 
 
 class Worker:
@@ -30,6 +35,8 @@ class Worker:
         self.retiring = False  # it was asked to end, to be replaced or for good
         self.asked_at: float | None = None  # when it was asked to end first
         self.over = False  # ended as it should, with nothing left to do
+        self.told: int | None = None  # the pipe's end at which it tells facts
+        self._last_word: int | None = None  # the status that it has said it ends with
         self._selector = selector
         self._json = json
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +73,8 @@ class Worker:
         finally:
             os.close(asked)
             os.close(told)
-        self._process, self._ask = process, ask
+        self._process, self._ask, self.told = process, ask, tell
+        self._last_word = None
         self.began = time.monotonic()
         self.started = self.joined = self.retiring = False
         self.admin = self.asked_at = None
@@ -101,6 +109,18 @@ class Worker:
         if self._process is not None:
             self._process.kill()
 
+    def take_facts(self, data: bytes) -> list[dict[str, Any]]:
+        """What it tells, a JSON object a line, noted as far as it is about itself. A line is shorter
+        than a pipe's atomic write."""
+        found: list[dict[str, Any]] = [json.loads(line) for line in data.splitlines()]
+        for facts in found:
+            self.started = self.started or "started" in facts
+            self.joined = self.joined or "joined" in facts
+            self.well = time.monotonic() if "well" in facts else self.well
+            self.admin = facts.get("admin", self.admin)
+            self._last_word = facts.get("ended", self._last_word)
+        return found
+
     def take_lines(self, fd: int) -> None:
         if not self._outputs[fd].take(fd):
             del self._outputs[fd]
@@ -123,4 +143,7 @@ class Worker:
         if self._ask is not None:
             os.close(self._ask)
         self._process = self._ask = None
+        if status in _STOPS:  # one that came after it had ended as it should, as with systemd's KillMode=control-group
+            self.take_facts((read_now(self.told) if self.told is not None else None) or b"")
+            status = self._last_word if self._last_word is not None else status
         return status

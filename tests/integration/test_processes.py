@@ -172,6 +172,17 @@ def test_a_supervisor_that_tells_every_process_to_stop_is_no_second_signal(real_
     assert server.stop() == 0
 
 
+def test_a_signal_to_one_that_has_ended_as_it_should_changes_nothing(real_kafka: str, source: str, output: str, start: Any) -> None:
+    """It has said so, and Python's own end takes a while."""
+    server = start(settings(real_kafka, source, output), app=APP + "import atexit\natexit.register(time.sleep, 3)\n")
+    pids = joined(server)
+    server.signal(signal.SIGTERM)
+    until(lambda: server.log.count("everything settled") == 2, 30, "the last words of both")
+    for pid in pids.values():
+        os.kill(pid, signal.SIGTERM)
+    assert server.wait(30) == 0, server.log
+
+
 def test_when_the_master_dies_they_drain(real_kafka: str, source: str, output: str, start: Any) -> None:
     server = start(settings(real_kafka, source, output), app=APP)
     pids = joined(server)
