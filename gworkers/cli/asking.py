@@ -14,6 +14,7 @@ from gworkers.admin import addresses
 from gworkers.config.load import load
 from gworkers.errors import UnavailableError, UsageError
 from gworkers.supervisor import run_file
+from gworkers.text import safe
 
 #: Seconds that the server has to answer.
 PATIENCE = 5.0
@@ -90,3 +91,9 @@ def processes_of(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What each process says, by its number; of one alone under 0."""
     found: dict[str, dict[str, Any]] = told.get("processes", {"0": told})
     return found
+
+
+def partitions_told(told: dict[str, Any]) -> str:
+    """The partitions that something was done with, by all processes, for a sentence."""
+    found = sorted(name for one in processes_of(told).values() for name in one["partitions"])
+    return safe(", ".join(found)) or "no partition that is assigned now"

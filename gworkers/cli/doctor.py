@@ -11,7 +11,6 @@ from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
 from gworkers.config.load import Loaded, load
 from gworkers.config.units import parse_duration
-from gworkers.doctor import code, kafka, settings
 from gworkers.doctor.finding import Finding, Level
 from gworkers.errors import ConfigError, Exit, UnavailableError, UsageError
 from gworkers.handlers import loading
@@ -54,6 +53,8 @@ def doctor(file: Path, overrides: tuple[str, ...], no_kafka: bool, stop_within: 
 
 
 def _look(file: Path, overrides: tuple[str, ...], stop_within: float | None, *, ask: bool) -> list[Finding]:
+    from gworkers.doctor import code, settings  # no other command needs them
+
     versions.check()
     loaded = load(file, overrides)
     problems = list(options.problems(loaded))
@@ -72,6 +73,8 @@ def _look(file: Path, overrides: tuple[str, ...], stop_within: float | None, *, 
 
 
 def _of_kafka(file: Path, overrides: tuple[str, ...], loaded: Loaded, routes: list[Route]) -> list[Finding]:
+    from gworkers.doctor import kafka
+
     try:
         _, clients = clients_of(file, overrides)
         return list(kafka.findings(loaded, routes, clients))

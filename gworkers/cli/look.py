@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gworkers.cli.asking import Running, processes_of
+from gworkers.cli.asking import Running, partitions_told, processes_of
 from gworkers.config.units import format_duration
 from gworkers.errors import UnavailableError
 from gworkers.pipeline.snapshot import PAUSED
@@ -79,8 +79,7 @@ class Looking:
     def pause(self, selection: dict[str, Any], *, on: bool) -> str:
         """Pause or resume what a row stands for; a sentence about it."""
         told = self._server.post("/pause" if on else "/resume", **selection)
-        found = sorted(name for one in processes_of(told).values() for name in one["partitions"])
-        return f"{'paused' if on else 'going on'}: {safe(', '.join(found)) or 'no partition that is assigned now'}"
+        return f"{'paused' if on else 'going on'}: {partitions_told(told)}"
 
     def _listed(self, path: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, one in processes_of(self._server.get(path)).items():

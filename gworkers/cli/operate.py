@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gworkers.cli import terminal
-from gworkers.cli.asking import Running, processes_of
+from gworkers.cli.asking import Running, partitions_told, processes_of
 from gworkers.cli.common import configured, examples
 from gworkers.config.schema import MOST_CONCURRENCY, MOST_PROCESSES
 from gworkers.errors import UnavailableError, UsageError
@@ -52,10 +52,8 @@ def resume(file: Path, overrides: tuple[str, ...], **selection: object) -> None:
 
 
 def _tell(what: str, told: dict[str, Any]) -> None:
-    answers = processes_of(told)
-    found = sorted(name for one in answers.values() for name in one["partitions"])
-    click.echo(f"{what}: {safe(', '.join(found)) or 'no partition that is assigned now'}")
-    still = sorted({name for one in answers.values() for name in one["still_paused"]})
+    click.echo(f"{what}: {partitions_told(told)}")
+    still = sorted({name for one in processes_of(told).values() for name in one["still_paused"]})
     if still:
         click.echo(f"paused now: {safe('; '.join(still))}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,15 @@ def send(topic: str, source: Any, file: Path, overrides: tuple[str, ...], field:
     failed: list[BaseException] = []
     count = 0
     try:
-        for number, line in enumerate(source, 1):
-            value = line.rstrip(b"\r\n")
-            if not value:
-                continue
-            key = key_of(value, field, getattr(source, "name", "-"), number) if field is not None else None
+        for value, key in lines_of(source, field):
             producer.send(topic, value, key).add_errback(failed.append)
             count += 1
             if failed:
                 break
         producer.flush(60)
-    except UsageError:
+    except UsageError as error:
         producer.flush(60)
-        raise
+        raise UsageError(f"{error}; lines before it have been sent") from None
     except Exception as error:
         raise UnavailableError(kafka_says(error, writing=True) if is_kafkas(error) else f"sending to {topic} failed: {error}") from error
     finally:
@@ -53,9 +50,18 @@ def send(topic: str, source: Any, file: Path, overrides: tuple[str, ...], field:
     click.echo(f"{count:,} message{'s' if count != 1 else ''} sent to {topic}", err=True)
 
 
-def key_of(value: bytes, field: str, name: str, number: int) -> bytes:
+def lines_of(source: Any, field: str | None) -> Iterator[tuple[bytes, bytes | None]]:
+    """The value and the key of each line of a file that is not empty. field: what of the JSON object
+    in it is its key; None for no keys. Raises UsageError for a line that has none."""
+    for number, line in enumerate(source, 1):
+        value = line.rstrip(b"\r\n")
+        if value:
+            yield value, _key(value, field, getattr(source, "name", "-"), number) if field is not None else None
+
+
+def _key(value: bytes, field: str, name: str, number: int) -> bytes:
     try:
         found = json.loads(value)[field]
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{name}:{number}: no JSON object with a field {field}; nothing after the line before it is taken") from None
+        raise UsageError(f"{name}:{number}: no JSON object with a field {field}") from None
     return found.encode() if isinstance(found, str) else json.dumps(found).encode()

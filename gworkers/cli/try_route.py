@@ -3,21 +3,22 @@ broker (gworkers.testing)."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gworkers.cli import terminal
 from gworkers.cli.common import configured, examples
-from gworkers.cli.send import key_of
+from gworkers.cli.send import lines_of
 from gworkers.errors import Exit, MessageError, UsageError, one_line, raised_at
-from gworkers.testing import Application, Came
 from gworkers.text import safe, text_of
+
+if TYPE_CHECKING:
+    from gworkers.testing import Application, Came
 
 #: How many lines of a difference are shown.
 SHOWN = 40
@@ -39,19 +40,15 @@ def try_route(route: str, source: Any, file: Path, overrides: tuple[str, ...], f
     """Run a route's handler on each line of SOURCE (a file, or standard input), with its retries, and
     print what would be sent, a JSON object a line. Nothing is sent, and no Kafka is needed. Ends with
     65 when a message would have become a dead letter."""
-    _only_the_applications_log()
-    application = Application(file, overrides=overrides)
+    application = _application(file, overrides)
     found = application.config.routes.get(route)
     if found is None:
         raise UsageError(f"there is no route {route}; there are {', '.join(application.config.routes)}")
     if topic is None and not found.topics:
         raise UsageError(f"the route {route} consumes topics like {found.pattern}; name one with --topic")
     with application:
-        for number, line in enumerate(source, 1):
-            value = line.rstrip(b"\r\n")
-            if value:
-                key = key_of(value, field, getattr(source, "name", "-"), number) if field is not None else None
-                application.send(topic or found.topics[0], value, key=key)
+        for value, key in lines_of(source, field):
+            application.send(topic or found.topics[0], value, key=key)
         return _told(application.run())
 
 
@@ -70,8 +67,7 @@ def replay(source: Any, file: Path, overrides: tuple[str, ...], record: Path | N
     """Run captured messages (lines of ``gworkers tail --json``) through their routes and print what
     would be sent. Ends with 65 when a message would have become a dead letter, or what would be sent
     is not what was recorded."""
-    _only_the_applications_log()
-    with Application(file, overrides=overrides) as application:
+    with _application(file, overrides) as application:
         for number, line in enumerate(source, 1):
             _captured(application, line, f"{source.name}:{number}")
         came = application.run()
@@ -82,6 +78,8 @@ def replay(source: Any, file: Path, overrides: tuple[str, ...], record: Path | N
     if against is None:
         return _told(came, quiet=record is not None)
     status = _told(came, quiet=True)
+    import difflib
+
     before = against.read_text(encoding="utf-8").splitlines()
     difference = list(difflib.unified_diff(before, lines, str(against), "now", lineterm="", n=0))
     for line in difference[:SHOWN]:
@@ -93,10 +91,14 @@ def replay(source: Any, file: Path, overrides: tuple[str, ...], record: Path | N
     return int(Exit.BREAKER) if difference else status
 
 
-def _only_the_applications_log() -> None:
-    """What we would say is in what is printed."""
+def _application(file: Path, overrides: tuple[str, ...]) -> Application:
+    """Of the log the application's own lines alone are shown: what we would say is in what is printed.
+    Imported here, because no other command needs it."""
+    from gworkers.testing import Application
+
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("gworkers").setLevel(logging.CRITICAL)
+    return Application(file, overrides=overrides)
 
 
 def _captured(application: Application, line: str, where: str) -> None:

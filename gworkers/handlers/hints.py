@@ -50,12 +50,16 @@ def fit_of(handler: Callable[..., Any], *, batch: bool) -> Callable[[Any], Any] 
     return fit
 
 
-def _hint(handler: Callable[..., Any]) -> Any:
+def target_of(handler: Callable[..., Any]) -> Any:
+    """What is run in the end: the function below a functools.partial, an object's ``__call__``."""
     target: Any = handler
     while isinstance(target, functools.partial):
         target = target.func
-    if not (inspect.isroutine(target) or inspect.isclass(target)):
-        target = target.__call__
+    return target if inspect.isroutine(target) or inspect.isclass(target) else target.__call__
+
+
+def _hint(handler: Callable[..., Any]) -> Any:
+    target = target_of(handler)
     try:
         first = next(iter(inspect.signature(handler).parameters.values()), None)
     except (TypeError, ValueError):  # of C, and does not say

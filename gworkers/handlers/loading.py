@@ -21,9 +21,9 @@ from gworkers.config import schema
 from gworkers.config.load import Loaded
 from gworkers.config.yaml import KeyPath, dotted
 from gworkers.errors import ConfigError, Problem, StopAsked
-from gworkers.handlers.around import Around, Surrounding, hook_of, middleware_of
+from gworkers.handlers.around import Surrounding, hook_of, middleware_of
 from gworkers.handlers.coroutines import Coroutines
-from gworkers.handlers.hints import fit_of
+from gworkers.handlers.hints import fit_of, target_of
 from gworkers.handlers.hooks import Hooks
 from gworkers.handlers.routes import Route, compile_route
 from gworkers.message import Record
@@ -122,11 +122,7 @@ def _handler(path: str, arguments: Mapping[str, Any], sends: bool, coroutines: C
         except TypeError as error:
             beside = f" and the arguments {', '.join(arguments)} ({error})" if arguments else ""
             raise ImportProblem(f"{path}{signature} cannot be called with one argument, the message{beside}") from None
-    target = handler
-    while isinstance(target, functools.partial):
-        target = target.func
-    if not (inspect.isroutine(target) or inspect.isclass(target)):
-        target = target.__call__  # type: ignore[operator]
+    target = target_of(handler)
     if arguments:
         handler = functools.partial(handler, **arguments)
     if inspect.isasyncgenfunction(target):
@@ -145,10 +141,8 @@ def _fit(config: schema.Route, path: str) -> Callable[[Any], Any] | None:
     """What makes of the value what the handler says that it takes."""
     if config.pass_ == "message":
         return None
-    try:
-        return fit_of(_callable(path), batch=config.batch is not None)
-    except TypeError as error:
-        raise ImportProblem(f"{path} {error}") from None
+    found: Callable[[Any], Any] | None = _made(path, functools.partial(fit_of, batch=config.batch is not None))
+    return found
 
 
 def _decoder(name: str) -> Decoder:
@@ -214,18 +208,16 @@ def load_hooks(loaded: Loaded) -> Hooks:
     return Hooks(**found)
 
 
-def _hook(path: str, names: Sequence[str]) -> Callable[..., object]:
+def _made(path: str, make: Callable[[Callable[..., Any]], Any]) -> Any:
+    """What ``make`` makes of the callable, which says with a TypeError why it cannot."""
     try:
-        return hook_of(_callable(path), names)
+        return make(_callable(path))
     except TypeError as error:
         raise ImportProblem(f"{path} {error}") from None
 
 
-def _middleware(path: str) -> Callable[[Around], Around]:
-    try:
-        return middleware_of(_callable(path))
-    except TypeError as error:
-        raise ImportProblem(f"{path} {error}") from None
+def _hook(path: str, names: Sequence[str]) -> Any:
+    return _made(path, functools.partial(hook_of, names=names))
 
 
 def load_routes(loaded: Loaded, *, begin: bool = False) -> list[Route]:
@@ -265,7 +257,9 @@ def _load(loaded: Loaded, problems: list[Problem]) -> tuple[list[Route], bool]:
             return None
 
     found: list[Route] = []
-    middleware = [find(_middleware, path, "middleware", index) for index, path in enumerate(loaded.config.middleware)]
+    middleware = [
+        find(functools.partial(_made, make=middleware_of), path, "middleware", index) for index, path in enumerate(loaded.config.middleware)
+    ]
     hooks = {
         name: find(functools.partial(_hook, names=HOOK_ARGUMENTS[name]), path, "hooks", name)
         for name in AROUND

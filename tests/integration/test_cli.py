@@ -145,7 +145,7 @@ def test_mistakes_get_a_sentence(file: Path, source: str, arguments: tuple[str, 
 def test_send_names_the_line_that_has_no_key(file: Path, source: str) -> None:
     done = gworkers("send", source, "-c", str(file), "--key", "who", given='{"who": 1}\n{"else": 1}\n')
     assert done.returncode == 64
-    assert ":2: no JSON object with a field who; nothing after the line before it is taken" in done.stderr
+    assert ":2: no JSON object with a field who; lines before it have been sent" in done.stderr
 
 
 def test_output_that_nobody_reads_is_no_error(file: Path, source: str, kafka_servers: str) -> None:
