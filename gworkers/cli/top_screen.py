@@ -15,10 +15,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import DataTable, Footer, Input, Static, Tab, Tabs
 
-from gworkers.cli.look import Look, Looking, Table
+from gworkers.cli.look import TABLES, Look, Looking, Table
 from gworkers.errors import GworkersError
-
-NAMES = ("routes", "partitions", "running", "failures")
 
 
 class TopScreen(App[None]):
@@ -34,7 +32,7 @@ class TopScreen(App[None]):
     """
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(number), f"show('{name}')", name, show=False) for number, name in enumerate(NAMES, 1)),
+        *(Binding(str(number), f"show('{name}')", name, show=False) for number, name in enumerate(TABLES, 1)),
         Binding("shift+tab", "next(-1)", show=False, priority=True),
         Binding("tab", "next(1)", show=False, priority=True),
         Binding("s", "sort", "sort"),
@@ -51,7 +49,7 @@ class TopScreen(App[None]):
         self._looking = looking
         self._interval = interval
         self._look: Look | None = None
-        self._table = NAMES[0]
+        self._table = TABLES[0]
         self._sort: dict[str, int] = {}  # by table the column, none for the order that it comes in
         self._filter = ""
         self._asked: tuple[dict[str, Any], bool] | None = None  # to be paused or resumed, once it is said to be meant
@@ -59,7 +57,7 @@ class TopScreen(App[None]):
 
     def compose(self) -> ComposeResult:
         yield Static("looking for the server …", id="head", markup=False)
-        yield Tabs(*(Tab(f"{number} {name}", id=name) for number, name in enumerate(NAMES, 1)))
+        yield Tabs(*(Tab(f"{number} {name}", id=name) for number, name in enumerate(TABLES, 1)))
         with Vertical():
             yield DataTable[Text](cursor_type="row", zebra_stripes=True)
             yield Input(placeholder="rows that contain this; Enter keeps it, Esc drops it", id="filter")
@@ -77,7 +75,7 @@ class TopScreen(App[None]):
     @work(thread=True, exclusive=True, exit_on_error=True)
     def look_again(self) -> None:
         try:
-            look = self._looking.look()
+            look = self._looking.look(self._table)
         except GworkersError as error:
             self.call_from_thread(self._gone, str(error))
             return
@@ -92,9 +90,12 @@ class TopScreen(App[None]):
         self._draw()
 
     def _draw(self) -> None:
-        if self._look is None:
+        widget = self.query_one(DataTable)
+        if self._look is None or self._look.name != self._table:
+            widget.clear(columns=True)  # until it has been looked at
+            self._shown = []
             return
-        table, widget = self._look.tables[self._table], self.query_one(DataTable)
+        table = self._look.table
         at, scrolled = widget.cursor_row, widget.scroll_offset
         widget.clear(columns=True)
         by = self._sort.get(self._table)
@@ -123,19 +124,20 @@ class TopScreen(App[None]):
             self._table = event.tab.id
             self.query_one(DataTable).move_cursor(row=0)
             self._draw()
+            self.look_again()
 
     def action_show(self, name: str) -> None:
         self.query_one(Tabs).active = name
 
     def action_next(self, step: int) -> None:
-        self.action_show(NAMES[(NAMES.index(self._table) + step) % len(NAMES)])
+        self.action_show(TABLES[(TABLES.index(self._table) + step) % len(TABLES)])
 
     def action_sort(self) -> None:
         """By the next column; after the last in the order that the rows come in."""
-        if self._look is None:
+        if self._look is None or self._look.name != self._table:
             return
         by = self._sort.pop(self._table, -1) + 1
-        if by < len(self._look.tables[self._table].columns):
+        if by < len(self._look.table.columns):
             self._sort[self._table] = by
         self._draw()
 
