@@ -8,10 +8,13 @@ function of its own.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 Encode = Callable[[Any], "bytes | None"]
@@ -89,11 +92,34 @@ def _decode_json(value: bytes) -> Any:
     return _from_json(value.decode(json.detect_encoding(value), "surrogatepass"))
 
 
+@cache
+def _msgpack() -> Any:
+    return importlib.import_module("msgpack")
+
+
+def _encode_msgpack(value: Any) -> bytes:
+    try:
+        packed: bytes = _msgpack().packb(value)
+    except OverflowError as error:
+        raise ValueError(f"msgpack has no such number: {error}") from None
+    return packed
+
+
+def _decode_msgpack(value: bytes) -> Any:
+    return _msgpack().unpackb(value, strict_map_key=False)
+
+
 CODECS: dict[str, Codec] = {
     "bytes": Codec(Decoder(_identity), _encode_bytes),
     "text": Codec(Decoder(bytes.decode), _encode_text),
     "json": Codec(Decoder(_decode_json), _encode_json),
+    "msgpack": Codec(Decoder(_decode_msgpack), _encode_msgpack),
 }
+
+
+def missing(name: str) -> str | None:
+    """The package that the codec needs and that is not installed."""
+    return "msgpack" if name == "msgpack" and importlib.util.find_spec("msgpack") is None else None
 
 
 def custom_encoder(function: Callable[[Any], Any]) -> Encode:

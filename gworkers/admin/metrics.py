@@ -45,6 +45,10 @@ class Figure:
     samples: Callable[[Snapshot, Config], Iterable[Sample]]
 
 
+#: The figures at one moment, with their values.
+Found = list[tuple[Figure, list[Sample]]]
+
+
 def _one(field: str) -> Callable[[Snapshot, Config], Iterable[Sample]]:
     read: Callable[[Snapshot], Value] = attrgetter(field)
     return lambda snapshot, config: (((), read(snapshot)),)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gworkers.admin import sending
 from gworkers.cli.common import configured, examples
 from gworkers.config.load import load
 from gworkers.errors import ConfigError
@@ -21,7 +22,7 @@ def check(file: Path, overrides: tuple[str, ...], plan: bool) -> None:
     """Check a configuration: its keys, its handlers, what contradicts itself. Kafka is not asked."""
     versions.check()
     loaded = load(file, overrides)
-    problems = list(options.problems(loaded))
+    problems = [*options.problems(loaded), *sending.problems(loaded)]
     try:
         routes = loading.load_routes(loaded)
         loading.load_hooks(loaded)

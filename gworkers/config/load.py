@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from gworkers.config import secrets, yaml
-from gworkers.config.schema import Config, Route
+from gworkers.config.route import Route
+from gworkers.config.schema import Config
 from gworkers.config.units import type_name
 from gworkers.config.yaml import Document, KeyPath, dotted
 from gworkers.errors import ConfigError, Problem

@@ -14,7 +14,8 @@ from pydantic_core import PydanticUndefined
 
 from gworkers.config import units
 from gworkers.config.load import section_of
-from gworkers.config.schema import Config, Section
+from gworkers.config.schema import Config
+from gworkers.config.section import Section
 
 HEAD = """\
 # The configuration

@@ -15,7 +15,7 @@ from typing import Any
 
 import gevent
 
-from gworkers.config import schema
+from gworkers.config.route import Batch
 from gworkers.errors import BatchResultError
 from gworkers.handlers.around import Surrounding, carrying
 from gworkers.handlers.job import Job, Row
@@ -27,7 +27,7 @@ from gworkers.offsets.journal import MOST_OF_A_BATCH
 HandleBatch = Callable[[list[Job]], list[Job]]
 
 
-def length(jobs: Iterable[Job], most: int, batch: schema.Batch, attempts: int, due: float | None = None) -> tuple[int, bool]:
+def length(jobs: Iterable[Job], most: int, batch: Batch, attempts: int, due: float | None = None) -> tuple[int, bool]:
     """How many of the first of ``jobs`` make a batch, and whether it is as large as it may be.
 
     A message that is in its last of several attempts, or suspected of having killed a process, is a

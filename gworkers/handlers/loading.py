@@ -16,9 +16,10 @@ from typing import Any
 
 import gevent.events
 
-from gworkers.codecs import CODECS, Decoder, Encode, custom_encoder
-from gworkers.config import schema
+from gworkers import codecs
+from gworkers.codecs import CODECS, Codec, Decoder, Encode, custom_encoder
 from gworkers.config.load import Loaded
+from gworkers.config.route import Route as RouteConfig
 from gworkers.config.yaml import KeyPath, dotted
 from gworkers.errors import ConfigError, Problem, StopAsked
 from gworkers.handlers.around import Surrounding, hook_of, middleware_of
@@ -137,7 +138,7 @@ def _handler(path: str, arguments: Mapping[str, Any], sends: bool, coroutines: C
     return coroutines.awaited(handler)
 
 
-def _fit(config: schema.Route, path: str) -> Callable[[Any], Any] | None:
+def _fit(config: RouteConfig, path: str) -> Callable[[Any], Any] | None:
     """What makes of the value what the handler says that it takes."""
     if config.pass_ == "message":
         return None
@@ -146,11 +147,17 @@ def _fit(config: schema.Route, path: str) -> Callable[[Any], Any] | None:
 
 
 def _decoder(name: str) -> Decoder:
-    return CODECS[name].decode if name in CODECS else Decoder.of(_callable(name))
+    return _codec(name).decode if name in CODECS else Decoder.of(_callable(name))
 
 
 def _encoder(name: str) -> Encode:
-    return CODECS[name].encode if name in CODECS else custom_encoder(_callable(name))
+    return _codec(name).encode if name in CODECS else custom_encoder(_callable(name))
+
+
+def _codec(name: str) -> Codec:
+    if (package := codecs.missing(name)) is not None:
+        raise ImportProblem(f"{name} needs the package {package}, which is not installed: pip install 'gworkers[{name}]'")
+    return CODECS[name]
 
 
 def _exception(path: str) -> type[BaseException]:

@@ -17,7 +17,8 @@ from typing import Any
 import gevent
 
 from gworkers.codecs import Decoder, Encode
-from gworkers.config import schema
+from gworkers.config.route import WHEN_NAMES
+from gworkers.config.route import Route as RouteConfig
 from gworkers.config.units import format_duration
 from gworkers.errors import DecodeError, ExpiredError, PassedOverError
 from gworkers.expressions import Expression
@@ -44,7 +45,7 @@ class Route:
     def __init__(
         self,
         name: str,
-        config: schema.Route,
+        config: RouteConfig,
         handle: Callable[[Job], None],
         handle_batch: HandleBatch | None = None,
         *,
@@ -112,13 +113,13 @@ def kept_from_patterns(routes: Sequence[Route]) -> set[str]:
 RETRY = ".retry."
 
 
-def retry_topics(route: schema.Route) -> dict[str, float]:
+def retry_topics(route: RouteConfig) -> dict[str, float]:
     """The route's retry topics in their order, a topic after the other, with their delays in
     seconds."""
     return {f"{topic}{RETRY}{format_duration(delay)}": delay for topic in route.topics for delay in route.retry.topics}
 
 
-def matches(route: schema.Route, topic: str) -> bool:
+def matches(route: RouteConfig, topic: str) -> bool:
     """Whether messages of ``topic`` take this route: it is named, or the pattern matches from its
     beginning, as Kafka's own do."""
     return topic in route.topics or bool(route.pattern and re.match(route.pattern, topic))
@@ -134,7 +135,7 @@ _LANES: dict[str, Callable[[Job], Any] | None] = {
 
 def compile_route(
     name: str,
-    config: schema.Route,
+    config: RouteConfig,
     handler: Callable[[Any], Any],
     decoder: Decoder,
     encode: Encode,
@@ -152,7 +153,7 @@ def compile_route(
     decode, wants = decoder.function, decoder.wants
 
     check = _checks(config)
-    when = Expression(config.when, schema.WHEN_NAMES) if config.when is not None else None
+    when = Expression(config.when, WHEN_NAMES) if config.when is not None else None
     when_value = when is not None and "value" in when.names
 
     def value_of(job: Job) -> Any:
@@ -266,10 +267,10 @@ def _presentable(error: BaseException) -> BaseException:
     return error
 
 
-def _checks(config: schema.Route) -> Callable[[Job], None] | None:
+def _checks(config: RouteConfig) -> Callable[[Job], None] | None:
     """What is looked at before a message is decoded: its age, and a ``when`` that does not ask for
     its value."""
-    when = Expression(config.when, schema.WHEN_NAMES) if config.when is not None else None
+    when = Expression(config.when, WHEN_NAMES) if config.when is not None else None
     if when is not None and "value" in when.names:
         when = None
     age = config.max_age if config.max_age is not None and config.max_age.then != "handle" else None

@@ -11,6 +11,7 @@ from typing import Any
 
 import gevent
 
+from gworkers import native
 from gworkers.errors import one_line
 from gworkers.kafka import green
 
@@ -161,13 +162,6 @@ _SHORT = {
 }
 
 
-def _caught(function: Any) -> tuple[Any, Exception | None]:
-    try:
-        return function(), None
-    except Exception as error:
-        return None, error
-
-
 def token_provider(path: str, found: Any) -> Any:
     """kafka-python's token provider for whatever ``path`` names: an object with ``token()``, or a
     class of such. Raises ValueError.
@@ -186,10 +180,7 @@ def token_provider(path: str, found: Any) -> Any:
     def call(function: Any) -> Any:
         if green.patched():
             return function()
-        answer, error = gevent.get_hub().threadpool.apply(_caught, (function,))  # an error that is raised there is printed
-        if error is not None:
-            raise error
-        return answer
+        return native.call(gevent.get_hub().threadpool, function)
 
     class Provider(base):  # type: ignore[misc, valid-type]
         def token(self) -> str:

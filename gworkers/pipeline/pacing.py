@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 from gworkers import log_context
-from gworkers.config import schema
+from gworkers.config.route import Batch
 from gworkers.config.units import Rate, format_duration
 from gworkers.handlers import batches
 from gworkers.handlers.job import Job
@@ -125,7 +125,7 @@ class Pacing:
                 extra=log_context.about(job),
             )
 
-    def _batch(self, partition: Partition, batch: schema.Batch, most: int) -> int:
+    def _batch(self, partition: Partition, batch: Batch, most: int) -> int:
         """How many of what is ready make a batch that may go now: a full one, or what has come when
         it has waited long enough."""
         count, full = batches.length(partition.ready, most, batch, partition.route.config.retry.attempts)

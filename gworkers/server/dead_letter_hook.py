@@ -18,7 +18,7 @@ import gevent
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
-from gworkers import log_context
+from gworkers import log_context, native
 from gworkers.events import Events
 from gworkers.handlers.job import Job
 from gworkers.handlers.routes import message_of
@@ -77,7 +77,7 @@ class DeadLetterHook:
     def _tell(self, job: Job, message: Message, error: BaseException) -> None:
         try:
             if self._pool is not None:
-                self._pool.apply(self._hook, (message, error))
+                native.call(self._pool, self._hook, message, error)
             else:
                 self._hook(message, error)
         except gevent.GreenletExit:

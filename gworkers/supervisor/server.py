@@ -21,11 +21,12 @@ from gevent.event import Event
 from gevent.pool import Group
 
 import gworkers
-from gworkers.admin import addresses
+from gworkers.admin import addresses, sending
 from gworkers.admin.failures import Failures
 from gworkers.admin.health import alive
 from gworkers.admin.operate import actions_of
 from gworkers.admin.ready_check import ReadyCheck
+from gworkers.admin.sending import Sending
 from gworkers.admin.server import Admin, pages_of
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
@@ -93,6 +94,7 @@ class Server(Operating):
         self._progress: Progress | None = None
         self._watch: Watch | None = None
         self._recycling: Recycling | None = None
+        self._sending: Sending | None = None
         self.process: Process | None = None
         self.admin_address: str | None = None
 
@@ -196,7 +198,7 @@ class Server(Operating):
         routes = loading.load_routes(self._loaded, begin=True)
         hooks = loading.load_hooks(self._loaded)
         logs.enable()
-        problems = list(options.problems(self._loaded))
+        problems = [*options.problems(self._loaded), *sending.problems(self._loaded)]
         if problems:
             raise ConfigError(*problems)
         servers = self._servers()
@@ -222,8 +224,12 @@ class Server(Operating):
         self._watch = Watch(snapshot, process.group, routes, self._until_idle, self.stop, self.fail)
         self._progress = Progress(snapshot, self._fed(), self._title(number), self.fail)
         self._recycling = Recycling(self._config.recycle, lambda: snapshot().done, self._recycle, self.fail)
+        self._sending = Sending(
+            self._config, sending.targets_of(self._config, self._master.number if self._master else None), snapshot, self.fail
+        )
         self._watch.start()
         self._progress.start()
+        self._sending.start()
         if self._embedded is None:  # what it holds ends with it
             self._recycling.start()
         return process
@@ -322,7 +328,7 @@ class Server(Operating):
 
     def _close(self) -> bool:
         """True when all that was settled is committed."""
-        for part in (self._watch, self._progress, self._recycling, self._telling):
+        for part in (self._watch, self._progress, self._recycling, self._telling, self._sending):
             if part is not None:
                 part.stop()
         committed = self.process.stop() if self.process is not None else True

@@ -23,7 +23,7 @@ from gworkers.cli import dead_letters as cli
 from gworkers.cli import terminal
 from gworkers.config import load as config
 from gworkers.config import yaml
-from gworkers.config.schema import WHEN_NAMES
+from gworkers.config.route import WHEN_NAMES
 from gworkers.config.schema import Admin as Admin_
 from gworkers.config.units import parse_amount, parse_duration, parse_rate, parse_size
 from gworkers.errors import ConfigError

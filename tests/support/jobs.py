@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gworkers.codecs import CODECS, Decoder, custom_encoder
-from gworkers.config import schema
+from gworkers.config.route import Route as RouteConfig
 from gworkers.handlers.around import Surrounding
 from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
@@ -30,7 +30,7 @@ def route_of(
 ) -> Route:
     """A route from keys of the configuration. A codec that is a dotted path gives back what it
     gets."""
-    model = schema.Route.model_validate({"topics": ["in"], "handler": "a:b", **config})
+    model = RouteConfig.model_validate({"topics": ["in"], "handler": "a:b", **config})
     decoder = CODECS[model.decode].decode if model.decode in CODECS else Decoder(lambda value: value)
     encoder = CODECS[model.encode].encode if model.encode in CODECS else custom_encoder(lambda value: value)
     return compile_route("r", model, handler, decoder, encoder, only=only, never=never, fit=fit, surrounding=surrounding)

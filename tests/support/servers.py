@@ -22,6 +22,8 @@ import yaml
 from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client.parser import text_string_to_metric_families
 
+from gworkers.config.schema import Config
+
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = False  # whether the tests run on the embedded broker
 
@@ -227,31 +229,10 @@ def configuration(kafka: str, handler: str, source: str, output: str | None = No
     }
     if EMBEDDED:
         config["kafka"]["client"] = {"api_version": [2, 3]}
-    top = {
-        "delivery",
-        "instance",
-        "transaction",
-        "max_stuck_handlers",
-        "limits",
-        "state_dir",
-        "poison",
-        "dead_letters",
-        "kafka",
-        "app",
-        "executor",
-        "concurrency",
-        "admin",
-        "shutdown",
-        "logging",
-        "buffer",
-        "commit",
-        "rebalance",
-        "routes",
-    }
     for key, value in more.items():
-        if key in top and isinstance(value, dict) and isinstance(config.get(key), dict):
+        if key in Config.model_fields and isinstance(value, dict) and isinstance(config.get(key), dict):
             config[key].update(value)
-        elif key in top:
+        elif key in Config.model_fields:
             config[key] = value
         else:
             route["pass" if key == "pass_" else key] = value

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gworkers import BatchError, Message, Record
-from gworkers.config import schema
+from gworkers.config.route import Batch
 from gworkers.errors import BatchResultError, DecodeError, EncodeError
 from gworkers.handlers import batches
 from gworkers.handlers.job import Job
@@ -132,7 +132,7 @@ def test_what_has_been_handled_is_not_handled_again() -> None:
 
 
 def size(jobs: list[Job], most: int = 100, **batch: Any) -> tuple[int, bool]:
-    return batches.length(jobs, most, schema.Batch.model_validate(batch), 5)
+    return batches.length(jobs, most, Batch.model_validate(batch), 5)
 
 
 def test_how_many_make_a_batch() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import gevent
 import pytest
 
-from gworkers.config import schema
+from gworkers.config.route import Route as RouteConfig
 from gworkers.handlers.block import Block
 from gworkers.handlers.executor import ThreadExecutor
 from gworkers.handlers.hooks import Hooks
@@ -28,7 +28,7 @@ def threads() -> Iterator[ThreadExecutor]:
 
 
 def block_of(handle: Callable[[Job], None], count: int = 1, timeout: str | None = None) -> Block:
-    route = Route("r", schema.Route.model_validate({"topics": ["in"], "handler": "a:b", "timeout": timeout}), handle)
+    route = Route("r", RouteConfig.model_validate({"topics": ["in"], "handler": "a:b", "timeout": timeout}), handle)
     partition = partition_of(route)
     return Block(route, [job_of(partition, offset) for offset in range(count)])
 

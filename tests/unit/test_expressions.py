@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gworkers.config.schema import WHEN_NAMES
+from gworkers.config.route import WHEN_NAMES
 from gworkers.expressions import Expression
 
 KNOWN = frozenset({"headers", "key", "value"})

@@ -8,7 +8,7 @@ import pytest
 
 from gworkers import Message, Record
 from gworkers.codecs import CODECS
-from gworkers.config import schema
+from gworkers.config.route import Route as RouteConfig
 from gworkers.errors import DecodeError, EncodeError
 from gworkers.handlers import routes
 from gworkers.handlers.job import Job
@@ -36,6 +36,14 @@ def test_a_result_takes_key_headers_and_timestamp_from_its_input() -> None:
         ("text", "text", "ü".encode(), "ü", "é", "é".encode()),
         ("json", "json", b"[1, null]", [1, None], "ü", '"ü"'.encode()),
         ("json", "json", b"0", 0, 0, b"0"),
+        (
+            "msgpack",
+            "msgpack",
+            b"\x82\xa1n\x01\x02\xc4\x01x",
+            {"n": 1, 2: b"x"},
+            [None, 2.5, "ü"],
+            b"\x93\xc0\xcb@\x04\0\0\0\0\0\0\xa2\xc3\xbc",
+        ),
         ("json", "json", b'""', "", "", b'""'),
         ("text", "json", b"", "", False, b"false"),
     ],
@@ -96,6 +104,10 @@ def test_records_name_their_own_topic_key_headers_partition_and_time() -> None:
         (lambda value: value, {"decode": "text", "value": b"\xff"}, DecodeError, "the value is not valid text: 'utf-8' codec can't decode"),
         (lambda value: "x", {}, EncodeError, "the handler returned a str, which cannot be encoded: expected bytes; set encode: text"),
         (lambda value: 1, {"encode": "text"}, EncodeError, "the handler returned an int, which cannot be encoded: expected text"),
+        (lambda value: value, {"decode": "msgpack", "value": b"\x93\x01"}, DecodeError, "the value is not valid msgpack: "),
+        (lambda value: value, {"decode": "msgpack", "value": b"\x01\x02"}, DecodeError, "the value is not valid msgpack: "),
+        (lambda value: {1, 2}, {"encode": "msgpack"}, EncodeError, "returned a set, which cannot be encoded: can not serialize 'set'"),
+        (lambda value: 2**64, {"encode": "msgpack"}, EncodeError, "returned an int, which cannot be encoded: msgpack has no such number"),
         (lambda value: {1, 2}, {"encode": "json"}, EncodeError, "returned a set, which cannot be encoded: Object of type set"),
         (lambda value: "x", {"encode": "my:own"}, EncodeError, "the encoder returned a str, expected bytes"),
         (lambda value: [Record(b"x"), 1], {}, EncodeError, "a list of Records with something else among them"),
@@ -113,7 +125,7 @@ def test_whatever_goes_wrong_is_an_error_of_the_message(handler: Any, config: di
 
 
 def test_a_block_grows_with_the_speed_of_its_handler() -> None:
-    model = schema.Route.model_validate({"topics": ["in"], "handler": "a:b"})
+    model = RouteConfig.model_validate({"topics": ["in"], "handler": "a:b"})
     route = routes.compile_route("r", model, lambda value: None, CODECS["bytes"].decode, CODECS["bytes"].encode)
     assert route.block_size == 1
     for _ in range(50):
