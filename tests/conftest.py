@@ -6,11 +6,15 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support import broker, servers
 
 _left_out: list[str] = []
+
+hypothesis.settings.register_profile("gworkers", deadline=None)  # how long an example takes says nothing here
+hypothesis.settings.load_profile("gworkers")
 
 
 @pytest.fixture(scope="session")
