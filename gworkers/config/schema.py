@@ -142,6 +142,12 @@ class DeadLetters(Section):
         "is: a bad release does not empty the topic.",
         examples=["100 in 1m"],
     )
+    never_succeeded: int = Field(
+        100,
+        ge=0,
+        description="Without `stop_above`: the process ends with status 65, too, when so many messages of a route have failed for good and "
+        "not one attempt has succeeded since its start; 0 is never.",
+    )
 
 
 class Admin(Section):

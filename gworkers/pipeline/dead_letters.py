@@ -12,11 +12,12 @@ from __future__ import annotations
 import struct
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from gworkers.errors import MessageError, message_of
 from gworkers.handlers.job import Job, Row
+from gworkers.handlers.routes import Route
 from gworkers.message import HandlerTimeout, Reject
 
 #: Prefixes of what an earlier failure may have added: it is replaced, not repeated.
@@ -120,6 +121,29 @@ def shed(row: Row, step: int) -> Row:
         kept.append((name, (content or b"")[:200] if name == SPRING + "exception-message" else content))
     left_out = ["stacktrace", "headers", "all but the origin", "origin"][:step]
     return topic, partition, key, value, [*kept, (OURS + "shed", ", ".join(left_out).encode())], timestamp
+
+
+class NeverSucceeded:
+    """Whether all that a route has had since the start are dead letters, ``most`` of them."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._open = False
+        self._letters: Counter[str] = Counter()
+        self._passed_over: Counter[str] = Counter()
+
+    def passed_over(self, route: Route) -> None:
+        """A message has been finished without its handler, which is no success."""
+        self._passed_over[route.name] += 1
+
+    def lets_through(self, route: Route) -> bool:
+        """Note one more letter; False when it is one too many."""
+        if self._letters[route.name] < self.most or not self.most:
+            self._letters[route.name] += 1
+            return True
+        attempts = route.figures.handler.times.count - self._passed_over[route.name]
+        self._open |= attempts <= sum(route.figures.failed.values())  # else one has succeeded, or is about to be told as failed
+        return not self._open
 
 
 class Breaker:

@@ -62,6 +62,7 @@ class Outcomes:
         self._group = config.kafka.group
         above = config.dead_letters.stop_above
         self._breaker = dead_letters.Breaker(above.count, above.seconds) if above is not None else None
+        self._never = dead_letters.NeverSucceeded(config.dead_letters.never_succeeded if above is None else 0)
         self._delivery = delivery
         self._scheduler = scheduler
         self._retries = retries
@@ -165,6 +166,7 @@ class Outcomes:
             self._fatal(UnavailableError(str(error)))
             return False
         if isinstance(error, PassedOverError):
+            self._never.passed_over(partition.route)
             self._events.passed_over.send(job)
             self._delivery.finish(job)
             return False
@@ -214,19 +216,25 @@ class Outcomes:
         self._events.retry_sent.send(job, topic)
 
     def _dead_letter(self, job: Job, topic: str, error: BaseException) -> None:
-        breaker = self._breaker
-        if breaker is not None and not breaker.lets_through():
+        if (too_many := self._too_many(job)) is not None:
             self._ledger.give_back((job,))
-            self._fatal(
-                BreakerError(
-                    f"more than {breaker.count} messages failed for good within {breaker.seconds:g} s, which dead_letters.stop_above "
-                    f"forbids; the last at {_where(job)}: {one_line(error)}; look at {topic} and at what has changed"
-                )
-            )
+            last = f"the last at {_where(job)}: {one_line(error)}"
+            self._fatal(BreakerError(f"{too_many}; {last}; look at {topic} and at what has changed"))
             return
         self._log_failure(job, error, f"goes to {topic}")
         self._events.failed.send(job, error)
         self._send_letter(job, dead_letters.letter(job, topic, self._group))
+
+    def _too_many(self, job: Job) -> str | None:
+        """Why this dead letter is one too many."""
+        breaker, route = self._breaker, job.partition.route
+        if breaker is not None and not breaker.lets_through():
+            seconds = f"{breaker.seconds:g} s"
+            return f"more than {breaker.count} messages failed for good within {seconds}, which dead_letters.stop_above forbids"
+        if not self._never.lets_through(route):
+            told = "nothing of it has succeeded (dead_letters.never_succeeded: 0 goes on all the same)"
+            return f"the first {self._never.most} messages of the route {route.name} failed for good, and {told}"
+        return None
 
     def _log_failure(self, job: Job, error: BaseException, then: str) -> None:
         """An error with its trace, the first time that this exception comes from this line of code;

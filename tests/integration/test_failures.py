@@ -254,6 +254,33 @@ def test_too_many_dead_letters_in_a_time_open_the_breaker(kafka_servers: str, so
     assert sorted(m.value() for m in consume(kafka_servers, dead)) == sorted(b"hopeless %d" % n for n in range(500))
 
 
+def test_a_route_that_has_never_succeeded_ends_the_process(kafka_servers: str, source: str, start: Any, executor: str) -> None:
+    """Whatever fails: the handler, the value, what is returned, and with attempts in between."""
+    dead = create_topic(kafka_servers, unique("dead"))
+    produce(kafka_servers, source, ((b"%d" % n, b"hopeless %d" % n) for n in range(500)))
+    options: dict[str, Any] = {"executor": executor, "dead_letter": dead, "when": "key != '7'", "retry": {"attempts": 2, "backoff": "1ms"}}
+    server = start(configuration(kafka_servers, "app:handle", source, decode="text", **options), app=FAILS)
+    assert server.wait() == 65, server.log
+    told = r"the first 100 messages of the route main failed for good, and nothing of it has succeeded .*; the last at .*; look at "
+    server.says(told)
+    letters = {message.value() for message in consume(kafka_servers, dead)}
+    assert 100 <= len(letters) <= 164, "those of its block that were about to fail"
+    more: dict[str, Any] = {"decode": "json", "dead_letters": {"never_succeeded": 0}}
+    again = start(configuration(kafka_servers, "app:handle", source, **{**options, **more}), "--until-idle", "300ms", app=FAILS)
+    assert again.wait() == 0, again.log
+
+
+def test_a_route_that_has_succeeded_once_may_fail_on(kafka_servers: str, source: str, start: Any) -> None:
+    dead = create_topic(kafka_servers, unique("dead"))
+    produce(kafka_servers, source, [(b"k", b"good")])
+    produce(kafka_servers, source, ((b"k", b"hopeless %d" % n) for n in range(300)))
+    app = "def handle(value):\n    if value != 'good':\n        raise ValueError(value)\n"
+    config = configuration(kafka_servers, "app:handle", source, decode="text", order="key", dead_letter=dead, retry={"attempts": 1})
+    server = start(config, "--until-idle", "300ms", app=app)
+    assert server.wait() == 0, server.log
+    assert len(consume(kafka_servers, dead)) == 300
+
+
 def test_a_failure_for_good_is_logged_with_its_trace_once_and_then_counted(
     kafka_servers: str, source: str, start: Any, executor: str
 ) -> None:
