@@ -24,6 +24,7 @@ setup(
         "gevent>=24.2",
         "kafka-python[crc32c]>=3.0.9,<3.1",  # gworkers/kafka/ knows the inside of these (versions.py)
         "PyYAML>=6.0",
+        "python-dotenv>=1",
         "pydantic>=2.7,<3",
         "click>=8.1",
         "prometheus-client>=0.20",

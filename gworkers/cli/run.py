@@ -15,6 +15,7 @@ import gevent.subprocess
 
 import gworkers
 from gworkers.cli.common import configured, examples
+from gworkers.config import env_file
 from gworkers.config.load import Loaded, load
 from gworkers.config.units import parse_duration
 from gworkers.errors import Exit
@@ -35,6 +36,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str | No
 
 def _begin_anew(module: str) -> NoReturn:
     """Become a Python that runs ``module`` with the arguments of this one."""
+    env_file.take_back()
     os.execv(sys.executable, [*_command(module), *sys.argv[1:]])
 
 

@@ -37,7 +37,9 @@ class Loaded:
 
 def load(path: Path, overrides: Iterable[str] = (), environment: Mapping[str, str] = os.environ) -> Loaded:
     """The configuration in the file ``path``. Raises ConfigError with every problem found."""
-    document, problems = yaml.read_file(path, environment)
+    overrides = list(overrides)
+    given = next((text.partition("=")[2] for text in reversed(overrides) if text.startswith("app.env_file=")), None)
+    document, problems = yaml.read_file(path, environment, given)
     for assignment in overrides:
         yaml.override(document, assignment)
     return validate(document, path.parent, problems)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from gworkers.config.application import App, Hooks
 from gworkers.config.route import Route
 from gworkers.config.section import Address, DottedPath, FileMode, HostPort, InstanceName, RouteName, Section, TopicName
 from gworkers.config.units import AmountText, Duration, Size, cores
@@ -80,57 +81,6 @@ class Kafka(Section):
             if not re.fullmatch(r"\s*(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}\s*", part):
                 raise ValueError(f"{part.strip()!r} is not host:port; write host:port,host:port or embedded")
         return value
-
-
-class App(Section):
-    """The application: where its modules are, and what is run before the first message."""
-
-    path: str = Field(".", description="Put first on `sys.path`; relative to the configuration file.", examples=["../src"])
-    setup: DottedPath | None = Field(
-        None, description="Run once a process, before the routes' modules are imported.", examples=["shop.boot:setup"]
-    )
-
-
-class Hooks(Section):
-    """What is called when processes and the threads of handlers begin and end, without arguments; and
-    around each message, where the handler runs, with as many of the arguments as it takes."""
-
-    process_start: DottedPath | None = Field(
-        None, description="Once a process, when everything is imported, before the first message.", examples=["shop.boot:start"]
-    )
-    process_stop: DottedPath | None = Field(
-        None, description="Once a process, after the last handler, on every stop but a crash.", examples=["shop.boot:stop"]
-    )
-    thread_start: DottedPath | None = Field(
-        None, description="In each thread that runs handlers, before its first message.", examples=["shop.db:connect"]
-    )
-    thread_stop: DottedPath | None = Field(
-        None, description="In each thread that has run handlers, at its end.", examples=["shop.db:disconnect"]
-    )
-    ready: DottedPath | None = Field(
-        None,
-        description="When `/readyz` is asked, on a thread of its own: the process is ready unless it raises or returns False.",
-        examples=["shop.health:database"],
-    )
-    before: DottedPath | None = Field(
-        None,
-        description="Before the handler, with the message (on a route with `batch` the list of them); what it raises fails the attempt.",
-        examples=["django.db:close_old_connections"],
-    )
-    after: DottedPath | None = Field(
-        None,
-        description="After the handler, with the message and its result, which is not sent yet; what it raises fails the attempt.",
-        examples=["shop.audit:done"],
-    )
-    on_failure: DottedPath | None = Field(
-        None, description="After an attempt that failed, with the message and the exception.", examples=["shop.alerts:failed"]
-    )
-    on_dead_letter: DottedPath | None = Field(
-        None,
-        description="When a message has failed for good and its dead letter is on its way, with the message (its value as bytes) and the "
-        "exception; on a thread of its own.",
-        examples=["shop.alerts:dead"],
-    )
 
 
 class DeadLetters(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import yaml
 
+from gworkers.config.env_file import read as variables_in
 from gworkers.errors import ConfigError, Problem
 
 #: The way to a value: keys of mappings, indexes of lists.
 KeyPath = tuple["str | int", ...]
+
+ENV_FILE = ("app", "env_file")
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{file:(?P<file>[^}]+)\}")
 
@@ -42,7 +46,7 @@ class Document:
 
     origins: path → "file:line", "--set", and with what the value was taken from where a variable
     was replaced. replaced: paths whose values came out of a file or a variable. written: what is
-    written where YAML makes something else than text of it.
+    written where YAML makes something else than text of it. variables: what ``app.env_file`` has.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -50,6 +54,7 @@ class Document:
     replaced: set[KeyPath] = field(default_factory=set)
     written: dict[KeyPath, str] = field(default_factory=dict)
     name: str = "the configuration"
+    variables: dict[str, str] = field(default_factory=dict)
 
     def where(self, path: KeyPath) -> str:
         """Where the value at ``path``, or the nearest thing around it, stands."""
@@ -114,6 +119,27 @@ class _Reader:
             text = f'YAML reads {node.value} as the number {value}; put it in quotes, "{node.value}", or write the number as usual'
             self.problems.append(Problem(line, dotted(path), text))
         return value
+
+    def read_env_file(self, root: yaml.Node, given: str | None) -> None:
+        """``app.env_file`` is read before everything else: its variables are to be had in it."""
+        line, value, node = "--set", given, root if given is None else None
+        for key in ENV_FILE if node is not None else ():
+            pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+            node = next((below for name, below in pairs if isinstance(name, yaml.ScalarNode) and name.value == key), None)
+        if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
+            line = f"{self.document.name}:{node.start_mark.line + 1}"
+            before = len(self.problems)
+            value = self._replace(node.value, ENV_FILE, line)
+            if len(self.problems) > before:
+                del self.problems[before:]  # they are found once more in their turn
+                return
+        if value is None:
+            return
+        try:
+            self.document.variables = variables_in(self._folder / value)
+        except ValueError as error:
+            self.problems.append(Problem(line, dotted(ENV_FILE), str(error)))
+        self._environment = ChainMap(dict(self._environment), self.document.variables)
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> Any:
         line = f"{self.document.name}:{node.start_mark.line + 1}"
@@ -203,9 +229,11 @@ def _parse(text: str, name: str) -> yaml.Node | None:
     return node
 
 
-def read_text(text: str, name: str, folder: Path, environment: Mapping[str, str] = os.environ) -> tuple[Document, list[Problem]]:
+def read_text(
+    text: str, name: str, folder: Path, environment: Mapping[str, str] = os.environ, env_file: str | None = None
+) -> tuple[Document, list[Problem]]:
     """The document and what is wrong with it as YAML. Raises ConfigError when it cannot be parsed
-    at all."""
+    at all. env_file: in the place of the document's own ``app.env_file``."""
     node = _parse(text, name)
     if node is None:
         raise ConfigError(Problem(name, "", "the file is empty; it needs at least kafka: and routes:"))
@@ -213,11 +241,12 @@ def read_text(text: str, name: str, folder: Path, environment: Mapping[str, str]
         where = f"{name}:{node.start_mark.line + 1}"
         raise ConfigError(Problem(where, "", "the file is a list or a single value; it must have keys such as kafka: and routes:"))
     reader = _Reader(name, folder, environment)
+    reader.read_env_file(node, env_file)
     reader.document.data = reader.read(node) or {}
     return reader.document, reader.problems
 
 
-def read_file(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[Document, list[Problem]]:
+def read_file(path: Path, environment: Mapping[str, str] = os.environ, env_file: str | None = None) -> tuple[Document, list[Problem]]:
     """As read_text. Raises ConfigError, a sentence, for a file that is not there, is a folder, is
     no text."""
     name = str(path)
@@ -231,7 +260,7 @@ def read_file(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[
         raise ConfigError(Problem(name, "", "this is not text; the configuration is YAML in UTF-8")) from None
     except OSError as error:
         raise ConfigError(Problem(name, "", f"the file cannot be read: {error.strerror}")) from None
-    return read_text(text, name, path.parent, environment)
+    return read_text(text, name, path.parent, environment, env_file)
 
 
 def override(document: Document, assignment: str) -> None:
@@ -242,7 +271,7 @@ def override(document: Document, assignment: str) -> None:
     if not equals or not all(parts):
         raise ConfigError(Problem("--set", assignment, "write it as a.b.c=value"))
     node = _parse(text, f"--set {key}")
-    reader = _Reader("--set", Path("."), os.environ)
+    reader = _Reader("--set", Path("."), ChainMap(dict(os.environ), document.variables))
     path: KeyPath = tuple(parts)
     value = reader.read(node, path) if node is not None else None
     if reader.problems:

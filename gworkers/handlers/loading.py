@@ -18,6 +18,7 @@ import gevent.events
 
 from gworkers import codecs
 from gworkers.codecs import CODECS, Codec, Decoder, Encode, custom_encoder
+from gworkers.config import env_file
 from gworkers.config.load import Loaded
 from gworkers.config.route import Route as RouteConfig
 from gworkers.config.yaml import KeyPath, dotted
@@ -51,7 +52,8 @@ class ImportProblem(Exception):
 
 
 def put_on_path(loaded: Loaded) -> None:
-    """Put ``app.path`` first on sys.path, once."""
+    """Put ``app.path`` first on sys.path, once, and what ``app.env_file`` has into the environment."""
+    env_file.put_into_environment(loaded.document.variables)
     folder = str((loaded.folder / loaded.config.app.path).resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.servers import configuration, consume, produce, until
+from tests.support.servers import configuration, consume, produce, unique, until
 
 APP = """
 import time
@@ -152,3 +152,22 @@ def test_no_signal_kills_a_server_that_starts(real_kafka: str, source: str, outp
 def catches(pid: int, number: int) -> bool:
     found = re.search(r"^SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return found is not None and bool(int(found[1], 16) >> (number - 1) & 1)
+
+
+def test_the_applications_variables_come_from_a_file_anew_at_each_reload(
+    kafka_servers: str, source: str, output: str, start: Any, tmp_path: Path
+) -> None:
+    app = "import os\nNAME = os.environ['SHOP_NAME']\ndef handle(value):\n    return NAME.encode()\n"
+    config = configuration(kafka_servers, "app:handle", source, output, app={"env_file": "shop.env"})
+    config["kafka"]["group"] = "${SHOP_GROUP}"
+    (tmp_path / "shop.env").write_text(f"SHOP_NAME=first\nSHOP_GROUP={unique('group')}\n")
+    server = start(config, app=app)
+    produce(kafka_servers, source, [(None, b"")])
+    assert [message.value() for message in consume(kafka_servers, output, 1)] == [b"first"]
+    text = (tmp_path / "shop.env").read_text()
+    (tmp_path / "shop.env").write_text(text.replace("first", "second"))
+    server.signal(signal.SIGHUP)
+    until(lambda: server.log.count("assigned: ") == 2, what="the second life")
+    produce(kafka_servers, source, [(None, b"")])
+    assert {message.value() for message in consume(kafka_servers, output, 2)} == {b"first", b"second"}
+    assert server.stop() == 0

@@ -38,6 +38,39 @@ def problems(folder: Path, text: str, *overrides: str, env: dict[str, str] | Non
     return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
 
 
+def test_variables_come_from_a_file_unless_they_are_set(tmp_path: Path) -> None:
+    (tmp_path / "shop.env").write_text("# ours\nexport GROUP=from-file\nTOPIC='a topic'\nPASSWORD=\"x y#z\"\n\nKAFKA=k:1\n")
+    text = "app: {env_file: '${WHERE}.env'}\nkafka: {group: '${GROUP}', bootstrap_servers: '${KAFKA}'}\n"
+    text += "routes: {r: {topics: ['${ABSENT:-t}'], handler: 'a:b', arguments: {password: '${PASSWORD}'}}}\n"
+    (tmp_path / "app.yaml").write_text(text)
+    loaded = load(tmp_path / "app.yaml", environment={"WHERE": "shop", "KAFKA": "set:2"})
+    assert (loaded.config.kafka.group, loaded.config.kafka.bootstrap_servers) == ("from-file", "set:2")
+    assert loaded.config.routes["r"].arguments == {"password": "x y#z"}
+    assert loaded.document.variables["TOPIC"] == "a topic"
+    (tmp_path / "other.env").write_text("GROUP=other")
+    again = load(
+        tmp_path / "app.yaml", ["app.env_file=other.env", "state_dir=${GROUP}"], environment={"KAFKA": "k:1", "PASSWORD": "", "WHERE": ""}
+    )
+    assert (again.config.kafka.group, again.config.state_dir) == ("other", "other")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "the file {}/shop.env cannot be read: No such file or directory"),
+        (b"A=1\n\nthis is = not\xff", "{}/shop.env is not text in UTF-8"),
+        (b"A=1\n\nwhat is this?\nB=2\n", "{}/shop.env:3 is not NAME=value; mend the line, or put # before it"),
+    ],
+)
+def test_a_file_of_variables_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None, told: str) -> None:
+    if content is not None:
+        (tmp_path / "shop.env").write_bytes(content)
+    (tmp_path / "app.yaml").write_text("kafka: {group: g}\napp: {env_file: shop.env}\nroutes: {r: {topics: [t], handler: 'a:b'}}\n")
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path / "app.yaml", environment={})
+    assert str(raised.value) == f"{tmp_path}/app.yaml:2: app.env_file: {told.format(tmp_path)}"
+
+
 def test_the_least_configuration_is_enough(tmp_path: Path) -> None:
     config = loaded(tmp_path, GOOD).config
     assert (config.concurrency, config.executor, config.kafka.connect_timeout) == (64, "thread", 60.0)
