@@ -14,6 +14,13 @@ class App(Section):
     setup: DottedPath | None = Field(
         None, description="Run once a process, before the routes' modules are imported.", examples=["shop.boot:setup"]
     )
+    python: str | None = Field(
+        None,
+        min_length=1,
+        description="A Python of the same version whose installed packages the application needs, as the one of its virtual environment; "
+        "relative to the configuration. Without it the environment that is active (VIRTUAL_ENV).",
+        examples=["../venv/bin/python"],
+    )
     env_file: str | None = Field(
         None,
         min_length=1,

@@ -23,6 +23,7 @@ from gworkers.config.load import Loaded
 from gworkers.config.route import Route as RouteConfig
 from gworkers.config.yaml import KeyPath, dotted
 from gworkers.errors import ConfigError, Problem, StopAsked
+from gworkers.handlers import packages
 from gworkers.handlers.around import Surrounding, hook_of, middleware_of
 from gworkers.handlers.coroutines import Coroutines
 from gworkers.handlers.hints import fit_of, target_of
@@ -39,6 +40,9 @@ HOOK_ARGUMENTS = {
     "on_dead_letter": ("message", "exception"),
 }
 
+#: What to do about a package that is not there.
+INSTALL = "install it there, or name the Python that has it in app.python"
+
 #: Of a handler that is a class: what it makes can be encoded.
 SENDABLE = (str, bytes, int, float, list, tuple, dict, Record)
 
@@ -52,7 +56,9 @@ class ImportProblem(Exception):
 
 
 def put_on_path(loaded: Loaded) -> None:
-    """Put ``app.path`` first on sys.path, once, and what ``app.env_file`` has into the environment."""
+    """Put ``app.path`` first on sys.path and the packages of ``app.python`` last, once, and what
+    ``app.env_file`` has into the environment. Raises ConfigError."""
+    packages.put_on_path(loaded)
     env_file.put_into_environment(loaded.document.variables)
     folder = str((loaded.folder / loaded.config.app.path).resolve())
     if folder not in sys.path:
@@ -68,8 +74,10 @@ def resolve(path: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module_name == missing or module_name.startswith(missing + "."):
-            raise ImportProblem(f"there is no module {missing}; looked in {', '.join(sys.path[:2])} …; is app.path right?") from None
-        raise ImportProblem(f"{_at(error, module_name)} imports {missing}, which is not installed") from None
+            raise ImportProblem(
+                f"there is no module {missing}; looked in {', '.join(sys.path[:2])} …; is app.path right, and app.python?"
+            ) from None
+        raise ImportProblem(f"{_at(error, module_name)} imports {missing}, which is not installed in {sys.prefix}; {INSTALL}") from None
     except SyntaxError as error:
         raise ImportProblem(f"{error.filename}:{error.lineno}: {error.msg}") from None
     except BaseException as error:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +247,49 @@ def test_whatever_kafka_can_hold_is_shown_and_nothing_of_it_reaches_the_terminal
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         assert "\x1b" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment of an application's, with a package of its own."""
+    folder = tmp_path_factory.mktemp("application") / "venv"
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "only_there.py").write_text("def handle(value):\n    return value\n")
+    (site / "yaml.py").write_text("raise RuntimeError('gworkers has its own')\n")
+    return folder
+
+
+@pytest.mark.parametrize("executor", ["thread", "greenlet"])
+def test_the_packages_of_another_environment_are_found(environment: Path, tmp_path: Path, executor: str) -> None:
+    file, handler = tmp_path / "app.yaml", "only_there:handle"
+    config: dict[str, Any] = configuration("k:1", handler, "t", executor=executor)
+    file.write_text(yaml.safe_dump(config))
+    nothing = gworkers("check", "-c", str(file), env={"VIRTUAL_ENV": ""})
+    assert (nothing.returncode, "there is no module only_there" in nothing.stderr) == (78, True)
+    assert "app.python" in nothing.stderr
+    active = gworkers("check", "-c", str(file), env={"VIRTUAL_ENV": str(environment)})
+    assert (active.returncode, active.stderr.count("Error")) == (0, 0), active.stderr
+    (tmp_path / "link").symlink_to(environment)
+    file.write_text(yaml.safe_dump({**config, "app": {"python": "link/bin/python"}}))
+    named = gworkers("check", "-c", str(file), env={"VIRTUAL_ENV": "/nowhere"})
+    assert named.returncode == 0, named.stderr
+
+
+def test_a_python_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    for name, says in (("other", '[[3, 8], ["/x/site-packages"]]'), ("odd", "hello")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{says}'\n")
+        (tmp_path / name).chmod(0o755)
+    file = tmp_path / "app.yaml"
+    expected = {
+        "./other": "is Python 3.8, and this is 3.11, which cannot use its packages; pip install gworkers there, and start it from there",
+        "./odd": "does not run as a Python: JSONDecodeError",
+        "no-such-python": "no-such-python does not run as a Python: FileNotFoundError",
+    }
+    for python, told in expected.items():
+        file.write_text(yaml.safe_dump(configuration("k:1", "app:handle", "t", app={"python": python})))
+        done = gworkers("check", "-c", str(file))
+        assert done.returncode == 78
+        assert f"app.yaml:{file.read_text().splitlines().index(f'  python: {python}') + 1}: app.python: " in done.stderr
+        assert told.replace("3.11", f"{sys.version_info[0]}.{sys.version_info[1]}") in done.stderr
+        assert "Traceback" not in done.stderr

@@ -124,6 +124,8 @@ def test_every_configuration_is_valid(tmp_path: Path) -> None:
         file.write_text(text)
         for named in re.findall(r"\$\{file:([^}]+)\}", text):
             (tmp_path / named).write_text("secret")
+        for named in re.findall(r"env_file: ([^,}\s]+)", text):
+            (tmp_path / named).write_text("")
         assert load(file).config.routes, page
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def test_a_module_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_module_that_imports_what_is_not_there(tmp_path: Path) -> None:
     assert problems(tmp_path, "import os\nimport nothing_of_that_name\n") == [
-        "app.yaml:5: routes.r.handler: app.py:2 imports nothing_of_that_name, which is not installed"
+        "app.yaml:5: routes.r.handler: app.py:2 imports nothing_of_that_name, which is not installed "
+        f"in {sys.prefix}; install it there, or name the Python that has it in app.python"
     ]
 
 
