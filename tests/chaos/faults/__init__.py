@@ -3,7 +3,7 @@ function."""
 
 from __future__ import annotations
 
-from tests.chaos.faults import brokers, deployment, machine, network, processes, transactions
+from tests.chaos.faults import brokers, deployment, machine, master, network, processes, transactions
 from tests.chaos.faults.registry import FAULTS, Fault, NotHere
 
-__all__ = ["FAULTS", "Fault", "NotHere", "brokers", "deployment", "machine", "network", "processes", "transactions"]
+__all__ = ["FAULTS", "Fault", "NotHere", "brokers", "deployment", "machine", "master", "network", "processes", "transactions"]

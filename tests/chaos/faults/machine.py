@@ -51,7 +51,7 @@ def disk_full(this: Round) -> Verdict:
         this.ready(server)
         with this.load():
             this.sleep(1.0, 2.0)
-            _fill(state / "filler")
+            fill(state / "filler")
             this.fault()
             this.sleep(1.0, 2.0)
             if server.process.poll() is not None:
@@ -71,7 +71,7 @@ def disk_full(this: Round) -> Verdict:
         subprocess.run(["umount", "-l", str(state)], check=True)
 
 
-def _fill(file: Path) -> None:
+def fill(file: Path) -> None:
     with open(file, "wb", buffering=0) as sink:
         for piece in (4096, 1):
             try:

@@ -1,0 +1,115 @@
+"""A master and its workers: one of them is killed, or all; the disk that the log is on is full."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from tests.chaos.faults.machine import fill
+from tests.chaos.faults.registry import NotHere, fault
+from tests.chaos.harness import Round
+from tests.chaos.judge import Verdict
+from tests.support.servers import Running, until
+
+
+def _start(this: Round) -> Running:
+    """A master of two, both of which have partitions."""
+    server = this.start(f"m{len(this.running)}-%(process)s", processes=2)
+    until(lambda: server.log.count("assigned: ") >= 2, 60, "two workers with partitions")
+    return server
+
+
+def _workers(server: Running) -> list[int]:
+    pid = server.process.pid
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def _allowed(this: Round, killed: int) -> int:
+    """What runs twice: what ran, and what had finished since the last commit, of each."""
+    return killed * (this.concurrency + int(0.5 * this.concurrency / 0.017))
+
+
+@fault("worker killed")
+def worker_killed(this: Round, times: int = 3) -> Verdict:
+    """Workers are killed under load; their master starts them again."""
+    this.verdict.allowed_twice = _allowed(this, times)
+    server = _start(this)
+    with this.load():
+        for _ in range(times):
+            this.sleep(0.5, 2.0)
+            before = server.log.count("assigned: ")
+            os.kill(this.draw.choice(_workers(server)), signal.SIGKILL)
+            this.fault()
+            until(lambda before=before: server.log.count("assigned: ") > before and len(_workers(server)) == 2, 60, "its successor")  # type: ignore[misc]
+        this.sleep(0.5, 1.0)
+    return this.finish()
+
+
+@fault("master killed")
+def master_killed(this: Round, times: int = 2) -> Verdict:
+    """Masters are killed under load; their workers drain, and another one is started at once."""
+    this.verdict.allowed_twice = 0
+    server = _start(this)
+    with this.load():
+        for _ in range(times):
+            this.sleep(0.5, 2.0)
+            server.signal(signal.SIGKILL)
+            server.wait()
+            this.fault()
+            server = _start(this)
+        this.sleep(0.5, 1.0)
+    return this.finish()
+
+
+@fault("master and workers killed")
+def all_killed(this: Round, times: int = 2) -> Verdict:
+    """The whole session is killed at once, as by a container's end."""
+    this.verdict.allowed_twice = _allowed(this, 2 * times)
+    server = _start(this)
+    with this.load():
+        for _ in range(times):
+            this.sleep(0.5, 2.0)
+            os.killpg(server.process.pid, signal.SIGKILL)
+            server.wait()
+            this.fault()
+            server = _start(this)
+        this.sleep(0.5, 1.0)
+    return this.finish()
+
+
+@fault("disk full at the log")
+def log_disk_full(this: Round) -> Verdict:
+    """The disk that the log is written to is full for a while, and a worker dies meanwhile."""
+    this.verdict.allowed_twice = _allowed(this, 1)
+    home, disk = this.folder, this.folder / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(disk)], capture_output=True, text=True)
+    if done.returncode:
+        raise NotHere(f"no small disk can be mounted: {done.stderr.strip()}")
+    try:
+        this.folder = disk
+        server = _start(this)
+        with this.load(failing=0.1) as load:
+            this.sleep(0.5, 1.0)
+            fill(disk / "filler")
+            this.fault()
+            this.sleep(1.0, 2.0)
+            os.kill(this.draw.choice(_workers(server)), signal.SIGKILL)
+            this.fault()
+            until(lambda: len(_workers(server)) == 2, 60, "its successor")
+            this.sleep(1.0, 2.0)
+            (disk / "filler").unlink()
+            this.sleep(0.5, 1.0)
+            if server.process.poll() is not None:
+                this.verdict.notes.append(f"the master ended with {server.process.returncode}")
+        return this.finish(set(range(this.verdict.messages)) - load.failing)
+    finally:
+        this.folder = home
+        for one in this.running:
+            one.close()
+        subprocess.run(["umount", "-l", str(disk)], check=True)
