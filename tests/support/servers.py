@@ -208,6 +208,13 @@ class Running:
         return int(found[1]) * 1024
 
 
+def workers_of(pid: int) -> list[int]:
+    """The processes that a master has started; they have sessions of their own."""
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
 def metric(address: str, name: str, headers: dict[str, str] | None = None, **labels: str) -> float:
     """The sum of a figure's values with these labels; 0 while there are none."""
     text = requests.get(f"http://{address}/metrics", headers=headers, timeout=5).text

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from contextlib import suppress
-from pathlib import Path
 
 from tests.chaos.faults.machine import fill
 from tests.chaos.faults.registry import NotHere, fault
 from tests.chaos.harness import Round
 from tests.chaos.judge import Verdict
-from tests.support.servers import Running, until
+from tests.support.servers import Running, until, workers_of
 
 
 def _start(this: Round) -> Running:
@@ -22,11 +20,11 @@ def _start(this: Round) -> Running:
     return server
 
 
-def _workers(server: Running) -> list[int]:
-    pid = server.process.pid
-    with suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
+def _both_again(server: Running, before: int) -> None:
+    def there() -> bool:
+        return server.log.count("assigned: ") > before and len(workers_of(server.process.pid)) == 2
+
+    until(there, 60, "a dead worker's successor")
 
 
 def _allowed(this: Round, killed: int) -> int:
@@ -43,9 +41,9 @@ def worker_killed(this: Round, times: int = 3) -> Verdict:
         for _ in range(times):
             this.sleep(0.5, 2.0)
             before = server.log.count("assigned: ")
-            os.kill(this.draw.choice(_workers(server)), signal.SIGKILL)
+            os.kill(this.draw.choice(workers_of(server.process.pid)), signal.SIGKILL)
             this.fault()
-            until(lambda before=before: server.log.count("assigned: ") > before and len(_workers(server)) == 2, 60, "its successor")  # type: ignore[misc]
+            _both_again(server, before)
         this.sleep(0.5, 1.0)
     return this.finish()
 
@@ -68,13 +66,14 @@ def master_killed(this: Round, times: int = 2) -> Verdict:
 
 @fault("master and workers killed")
 def all_killed(this: Round, times: int = 2) -> Verdict:
-    """The whole session is killed at once, as by a container's end."""
+    """All of them are killed at once, as by a container's end."""
     this.verdict.allowed_twice = _allowed(this, 2 * times)
     server = _start(this)
     with this.load():
         for _ in range(times):
             this.sleep(0.5, 2.0)
-            os.killpg(server.process.pid, signal.SIGKILL)
+            for pid in (server.process.pid, *workers_of(server.process.pid)):
+                os.kill(pid, signal.SIGKILL)
             server.wait()
             this.fault()
             server = _start(this)
@@ -99,9 +98,9 @@ def log_disk_full(this: Round) -> Verdict:
             fill(disk / "filler")
             this.fault()
             this.sleep(1.0, 2.0)
-            os.kill(this.draw.choice(_workers(server)), signal.SIGKILL)
+            os.kill(this.draw.choice(workers_of(server.process.pid)), signal.SIGKILL)
             this.fault()
-            until(lambda: len(_workers(server)) == 2, 60, "its successor")
+            until(lambda: len(workers_of(server.process.pid)) == 2, 60, "its successor")
             this.sleep(1.0, 2.0)
             (disk / "filler").unlink()
             this.sleep(0.5, 1.0)
