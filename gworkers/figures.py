@@ -80,13 +80,27 @@ class RouteFigures:
 
     HELD_SAMPLE = 8
 
-    __slots__ = ("_done", "_held", "dead_lettered", "done", "end_to_end", "failed", "handler", "held", "queue", "received", "retried")
+    __slots__ = (
+        "_done",
+        "_held",
+        "dead_lettered",
+        "done",
+        "end_to_end",
+        "failed",
+        "handler",
+        "held",
+        "queue",
+        "received",
+        "retried",
+        "succeeded",
+    )
 
     def __init__(self) -> None:
         self.received = 0
         self.done = 0
         self.retried = 0
         self.dead_lettered = 0
+        self.succeeded = False  # an attempt, at least one
         self.failed: Counter[str] = Counter()  # attempts, by the name of the exception
         self.handler = Histogram()
         self.queue = Histogram()

@@ -89,9 +89,11 @@ class Outcomes:
         if not job.partition.active:
             self._events.fenced.send(job)
             self._ledger.give_back((job,))
-        elif job.error is not None:
+            return False
+        if job.error is not None:
             return self.fail(job)
-        elif job.rows:
+        job.partition.route.figures.succeeded = True
+        if job.rows:
             try:
                 self._delivery.send(job)
             except RecordTooLargeError as error:
@@ -166,7 +168,6 @@ class Outcomes:
             self._fatal(UnavailableError(str(error)))
             return False
         if isinstance(error, PassedOverError):
-            self._never.passed_over(partition.route)
             self._events.passed_over.send(job)
             self._delivery.finish(job)
             return False
