@@ -65,8 +65,7 @@ def _routes(loaded: Loaded) -> Iterator[Finding]:
         if route.output is not None and route.output in route.topics:
             what = "it sends to a topic that it consumes: each result is a message again"
             yield Finding(Level.WARNING, what, _at(loaded, "routes", name, "output"), "send elsewhere")
-    letters = config.dead_letters
-    if letters.stop_above is None and not letters.never_succeeded and any(route.dead_letter for route in config.routes.values()):
+    if config.dead_letters.stop_above is None and any(route.dead_letter for route in config.routes.values()):
         what = "a handler that fails for every message empties the topic into the dead letters"
         todo = "for example stop_above: 100 in 1m, which stops the process with status 65"
         yield Finding(Level.NOTE, what, _at(loaded, "dead_letters", "stop_above"), todo)
