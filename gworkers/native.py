@@ -12,8 +12,11 @@ from typing import Any
 from gevent.threadpool import ThreadPool
 
 
-def call(pool: ThreadPool, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What ``function(*arguments)`` returns or raises, on a thread of ``pool``. Blocks."""
+def call(pool: ThreadPool | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``function(*arguments)`` returns or raises, on a thread of ``pool``; where the process is
+    patched there need be none, and it is called here. Blocks the greenlet alone."""
+    if pool is None:
+        return function(*arguments)
     answer, error = pool.apply(_caught, (function, arguments))
     if error is not None:
         raise error

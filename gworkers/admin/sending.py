@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol
@@ -22,6 +21,7 @@ from gworkers import native
 from gworkers.admin.metrics import FIGURES, Found
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
+from gworkers.config.section import named
 from gworkers.config.units import format_duration
 from gworkers.errors import Problem, one_line
 from gworkers.loop import Fatal, Loop
@@ -69,7 +69,7 @@ def targets_of(config: Config, number: int | None) -> list[Target]:
     if config.metrics.otlp is not None:
         from gworkers.admin.to_otlp import ToOtlp
 
-        name = config.instance % {"host": socket.gethostname(), "process": number or 0}
+        name = named(config.instance, number or 0)
         found.append(ToOtlp(config.metrics.otlp, config.metrics.interval, config.kafka.group, name, number))
     return found
 
@@ -115,12 +115,7 @@ class _Sender:
 
     def send(self, found: Found) -> None:
         try:
-            if self._pool is not None:
-                native.call(self._pool, self.target.send, found)
-            else:
-                self.target.send(found)
-        except (gevent.GreenletExit, gevent.Timeout):
-            raise
+            native.call(self._pool, self.target.send, found)
         except Exception as error:
             if not self._away:
                 text = "metrics cannot be sent to %s: %s; it is tried again every %s"

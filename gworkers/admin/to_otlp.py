@@ -43,7 +43,7 @@ _CUMULATIVE = AggregationTemporality.CUMULATIVE
 
 
 class _Heard(logging.Filter):
-    """Keeps to itself what the exporter logs on our thread, which is why something was not sent; what$
+    """Keeps to itself what the exporter logs on our thread, which is why something was not sent; what
     it logs on others goes its way."""
 
     def __init__(self) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from gworkers.admin import sending
 from gworkers.cli.common import configured, examples
 from gworkers.config.load import load
 from gworkers.errors import ConfigError
 from gworkers.handlers import loading
-from gworkers.kafka import options, versions
+from gworkers.kafka import versions
+from gworkers.server.problems import problems_of
 
 
 @click.command(epilog=examples("gworkers check -c conf/app.yaml", "gworkers check -c conf/app.yaml --set executor=greenlet"))
@@ -22,7 +22,7 @@ def check(file: Path, overrides: tuple[str, ...], plan: bool) -> None:
     """Check a configuration: its keys, its handlers, what contradicts itself. Kafka is not asked."""
     versions.check()
     loaded = load(file, overrides)
-    problems = [*options.problems(loaded), *sending.problems(loaded)]
+    problems = problems_of(loaded)
     try:
         routes = loading.load_routes(loaded)
         loading.load_hooks(loaded)

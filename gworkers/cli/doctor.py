@@ -15,7 +15,8 @@ from gworkers.doctor.finding import Finding, Level
 from gworkers.errors import ConfigError, Exit, UnavailableError, UsageError
 from gworkers.handlers import loading
 from gworkers.handlers.routes import Route
-from gworkers.kafka import options, versions
+from gworkers.kafka import versions
+from gworkers.server.problems import problems_of
 
 
 @click.command(
@@ -57,7 +58,7 @@ def _look(file: Path, overrides: tuple[str, ...], stop_within: float | None, *, 
 
     versions.check()
     loaded = load(file, overrides)
-    problems = list(options.problems(loaded))
+    problems = problems_of(loaded)
     routes: list[Route] = []
     try:
         routes = loading.load_routes(loaded, begin=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -25,17 +25,13 @@ def read(file: Path) -> dict[str, str]:
         raise ValueError(f"{file} is not text in UTF-8") from None
     except OSError as error:
         raise ValueError(f"the file {file} cannot be read: {error.strerror}") from None
-    for wrong in _lines_that_say_nothing(text):
-        raise ValueError(f"{file}:{wrong} is not NAME=value; mend the line, or put # before it")
-    found = dotenv_values(stream=io.StringIO(text))
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _lines_that_say_nothing(text: str) -> Iterator[int]:
     for binding in parse_stream(io.StringIO(text)):
         if binding.error:
             before = binding.original.string
-            yield binding.original.line + before[: len(before) - len(before.lstrip())].count("\n")
+            line = binding.original.line + before[: len(before) - len(before.lstrip())].count("\n")
+            raise ValueError(f"{file}:{line} is not NAME=value; mend the line, or put # before it")
+    found = dotenv_values(stream=io.StringIO(text))
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def put_into_environment(variables: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,3 +45,8 @@ HostPort = Annotated[
 ]
 FileMode = Annotated[str, Field(pattern=r"^0?[0-7]{3}$"), TypeName("file mode", 'an octal file mode in quotes, "0660"')]
 CodecName = Annotated[str, TypeName(f"{', '.join(CODECS)} or dotted path")]
+
+
+def named(name: str, process: int) -> str:
+    """An InstanceName as it is for this process, by its number, on this host."""
+    return name % {"host": socket.gethostname(), "process": process}

@@ -122,19 +122,16 @@ class _Reader:
 
     def read_env_file(self, root: yaml.Node, given: str | None) -> None:
         """``app.env_file`` is read before everything else: its variables are to be had in it."""
-        line, value, node = "--set", given, root if given is None else None
-        for key in ENV_FILE if node is not None else ():
-            pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-            node = next((below for name, below in pairs if isinstance(name, yaml.ScalarNode) and name.value == key), None)
-        if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
-            line = f"{self.document.name}:{node.start_mark.line + 1}"
-            before = len(self.problems)
-            value = self._replace(node.value, ENV_FILE, line)
-            if len(self.problems) > before:
-                del self.problems[before:]  # they are found once more in their turn
-                return
+        line, value = "--set", given
         if value is None:
-            return
+            node = _text_at(root, ENV_FILE)
+            if node is None:
+                return
+            line = f"{self.document.name}:{node.start_mark.line + 1}"
+            value = self._replace(node.value, ENV_FILE, line)
+            if self.problems:
+                self.problems.clear()  # they are found once more in their turn
+                return
         try:
             self.document.variables = variables_in(self._folder / value)
         except ValueError as error:
@@ -201,6 +198,15 @@ class _Reader:
             return found
 
         return _VARIABLE.sub(one, value)
+
+
+def _text_at(root: yaml.Node, path: KeyPath) -> yaml.ScalarNode | None:
+    """The text that stands at a path of keys."""
+    node: yaml.Node | None = root
+    for key in path:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        node = next((below for name, below in pairs if isinstance(name, yaml.ScalarNode) and name.value == key), None)
+    return node if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str" else None
 
 
 def _parse(text: str, name: str) -> yaml.Node | None:

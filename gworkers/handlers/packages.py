@@ -11,6 +11,7 @@ import os
 import site
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from gworkers.config.load import Loaded
@@ -20,7 +21,6 @@ from gworkers.errors import ConfigError, Problem, one_line
 PATIENCE = 20.0
 
 _ASKED = "import json, sys; print(json.dumps([sys.version_info[:2], sys.path]))"
-_seen: set[str] = set()  # Pythons whose packages are on the path
 
 
 def put_on_path(loaded: Loaded) -> None:
@@ -35,10 +35,9 @@ def put_on_path(loaded: Loaded) -> None:
         _put(str(Path(active, "bin", "python")))
 
 
+@cache
 def _put(python: str) -> str | None:
-    """Why it cannot be done."""
-    if python in _seen:
-        return None
+    """Why it cannot be done. Each Python is asked once."""
     try:
         done = subprocess.run([python, "-c", _ASKED], capture_output=True, text=True, timeout=PATIENCE, check=True, cwd="/")
         version, path = json.loads(done.stdout)
@@ -51,5 +50,4 @@ def _put(python: str) -> str | None:
     for folder in path:
         if Path(folder).name in ("site-packages", "dist-packages") and folder not in sys.path:
             site.addsitedir(folder)
-    _seen.add(python)
     return None

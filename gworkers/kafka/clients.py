@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ import gevent
 from gevent.event import AsyncResult
 
 from gworkers.config.load import Loaded
+from gworkers.config.section import named
 from gworkers.errors import UnavailableError, one_line
 from gworkers.kafka import embedded, green, options, probe, reasons, troubles, versions, workarounds
 from gworkers.kafka.rights import Rights
@@ -95,7 +95,7 @@ class Clients:
 
     def _instance(self) -> str | None:
         name = self._loaded.config.kafka.group_instance_id
-        return name % {"host": socket.gethostname(), "process": self._process} if name is not None else None
+        return named(name, self._process) if name is not None else None
 
     def reader(self, **more: Any) -> Any:
         """A KafkaConsumer of no group: it reads and leaves no trace."""
@@ -107,7 +107,7 @@ class Clients:
         """The name under which this process's transactions are known to Kafka, the same after a
         restart."""
         config = self._loaded.config
-        return f"{config.kafka.group}.{config.instance % {'host': socket.gethostname(), 'process': self._process}}"
+        return f"{config.kafka.group}.{named(config.instance, self._process)}"
 
     def producer(self, **more: Any) -> Any:
         """A KafkaProducer: idempotent, all replicas, no linger, batches that a block of results

@@ -178,9 +178,7 @@ def token_provider(path: str, found: Any) -> Any:
     base = green.module("kafka.net.sasl.oauth").AbstractTokenProvider
 
     def call(function: Any) -> Any:
-        if green.patched():
-            return function()
-        return native.call(gevent.get_hub().threadpool, function)
+        return native.call(None if green.patched() else gevent.get_hub().threadpool, function)
 
     class Provider(base):  # type: ignore[misc, valid-type]
         def token(self) -> str:

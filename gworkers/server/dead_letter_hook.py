@@ -76,10 +76,7 @@ class DeadLetterHook:
 
     def _tell(self, job: Job, message: Message, error: BaseException) -> None:
         try:
-            if self._pool is not None:
-                native.call(self._pool, self._hook, message, error)
-            else:
-                self._hook(message, error)
+            native.call(self._pool, self._hook, message, error)
         except gevent.GreenletExit:
             raise
         except BaseException as failed:

@@ -34,10 +34,11 @@ from gworkers.config.units import format_duration
 from gworkers.errors import ConfigError, Exit, GworkersError, StopAsked, UnavailableError
 from gworkers.handlers import loading
 from gworkers.handlers.routes import Route
-from gworkers.kafka import embedded, options, versions
+from gworkers.kafka import embedded, versions
 from gworkers.loop import Loop
 from gworkers.server import limits, logs
 from gworkers.server.hub_log import HubLog
+from gworkers.server.problems import problems_of
 from gworkers.server.process import Process, check_executor
 from gworkers.server.progress import Progress
 from gworkers.server.watch import Watch
@@ -198,7 +199,7 @@ class Server(Operating):
         routes = loading.load_routes(self._loaded, begin=True)
         hooks = loading.load_hooks(self._loaded)
         logs.enable()
-        problems = [*options.problems(self._loaded), *sending.problems(self._loaded)]
+        problems = problems_of(self._loaded)
         if problems:
             raise ConfigError(*problems)
         servers = self._servers()

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ class Group:
 
 
 def rate(group: Group, machines: int, processes: int) -> float:
-    """Messages a second of ``machines`` with ``processes`` each, over ten seconds of a backlog."""
+    """Messages a second of ``machines`` with ``processes`` each, over six seconds of a backlog."""
     ideal = machines * processes * CONCURRENCY / SECONDS
     group.produce(int(ideal * 12))
     for machine in [group.add(processes) for _ in range(machines)]:
@@ -134,8 +135,7 @@ def pauses(group: Group) -> dict[str, float]:
     times = group.times()
     longest = {}
     for what, (begin, end) in found.items():
-        gaps = [gap for of_one in times.values() for gap in _gaps(begin, end, of_one)]
-        longest[what] = max(gaps)
+        longest[what] = max(gap for of_one in times.values() for gap in _gaps(begin, end, of_one))
     return longest
 
 
@@ -151,16 +151,15 @@ def main() -> int:
         kafka.start()
         print("| machines × processes | handlers | ideal | messages/s | of ideal |\n|---|---:|---:|---:|---:|")
         for machines, processes in ((1, 1), (2, 1), (2, 2), (2, 3)):
-            group = Group(kafka.servers, folder)
-            found = rate(group, machines, processes)
+            with closing(Group(kafka.servers, folder)) as group:
+                found = rate(group, machines, processes)
             handlers = machines * processes * CONCURRENCY
             ideal = handlers / SECONDS
             print(f"| {machines} × {processes} | {handlers} | {ideal:,.0f} | {found:,.0f} | {found / ideal:.2f} |", flush=True)
-        group = Group(kafka.servers, folder)
         print("\n| while | longest time without a result of a partition |\n|---|---:|")
-        for what, longest in pauses(group).items():
-            print(f"| {what} | {longest:.1f} s |", flush=True)
-        group.close()
+        with closing(Group(kafka.servers, folder)) as group:
+            for what, longest in pauses(group).items():
+                print(f"| {what} | {longest:.1f} s |", flush=True)
     finally:
         kafka.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -242,6 +242,11 @@ class Round:
             self.ready(server)
         return servers
 
+    def allow_twice_for(self, kills: int) -> None:
+        """What runs twice with at-least-once: of each server that is killed what was running, and what
+        was finished since the last commit (0.2 s, and the time a commit takes), at its fastest."""
+        self.verdict.allowed_twice = kills * (self.concurrency + int(0.5 * self.concurrency / 0.017))
+
     @contextmanager
     def load(self, **options: Any) -> Any:
         load = Load(self.direct, self.source, self.verdict.seed, **options)

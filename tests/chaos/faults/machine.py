@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.chaos.faults.registry import NotHere, fault
@@ -41,12 +43,7 @@ def clock_jumps(this: Round, times: int = 4) -> Verdict:
 def disk_full(this: Round) -> Verdict:
     """There is no room left in the state directory while the server runs, when it is killed, and when
     it starts again."""
-    state = this.folder / "state"
-    state.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(state)], capture_output=True, text=True)
-    if done.returncode:
-        raise NotHere(f"no small disk can be mounted: {done.stderr.strip()}")
-    try:
+    with small_disk(this, "256k") as state:
         server = this.start("full", state_dir=str(state))
         this.ready(server)
         with this.load():
@@ -65,10 +62,22 @@ def disk_full(this: Round) -> Verdict:
             (state / "filler").unlink()
             this.sleep(1.0, 2.0)
         return this.finish()
+
+
+@contextmanager
+def small_disk(this: Round, size: str) -> Iterator[Path]:
+    """A folder with room for no more than ``size``; the servers of the round end before it does."""
+    disk = this.folder / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)], capture_output=True, text=True)
+    if done.returncode:
+        raise NotHere(f"no small disk can be mounted: {done.stderr.strip()}")
+    try:
+        yield disk
     finally:
         for server in this.running:
             server.close()
-        subprocess.run(["umount", "-l", str(state)], check=True)
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def fill(file: Path) -> None:

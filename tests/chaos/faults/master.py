@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 
-from tests.chaos.faults.machine import fill
-from tests.chaos.faults.registry import NotHere, fault
+from tests.chaos.faults.machine import fill, small_disk
+from tests.chaos.faults.registry import fault
 from tests.chaos.harness import Round
 from tests.chaos.judge import Verdict
 from tests.support.servers import Running, until, workers_of
+
+#: How often a master is killed in a round.
+TIMES = 2
 
 
 def _start(this: Round) -> Running:
@@ -27,15 +29,10 @@ def _both_again(server: Running, before: int) -> None:
     until(there, 60, "a dead worker's successor")
 
 
-def _allowed(this: Round, killed: int) -> int:
-    """What runs twice: what ran, and what had finished since the last commit, of each."""
-    return killed * (this.concurrency + int(0.5 * this.concurrency / 0.017))
-
-
 @fault("worker killed")
 def worker_killed(this: Round, times: int = 3) -> Verdict:
     """Workers are killed under load; their master starts them again."""
-    this.verdict.allowed_twice = _allowed(this, times)
+    this.allow_twice_for(times)
     server = _start(this)
     with this.load():
         for _ in range(times):
@@ -49,30 +46,25 @@ def worker_killed(this: Round, times: int = 3) -> Verdict:
 
 
 @fault("master killed")
-def master_killed(this: Round, times: int = 2) -> Verdict:
+def master_killed(this: Round) -> Verdict:
     """Masters are killed under load; their workers drain, and another one is started at once."""
-    this.verdict.allowed_twice = 0
-    server = _start(this)
-    with this.load():
-        for _ in range(times):
-            this.sleep(0.5, 2.0)
-            server.signal(signal.SIGKILL)
-            server.wait()
-            this.fault()
-            server = _start(this)
-        this.sleep(0.5, 1.0)
-    return this.finish()
+    this.allow_twice_for(0)
+    return _killed_and_started(this, workers=False)
 
 
 @fault("master and workers killed")
-def all_killed(this: Round, times: int = 2) -> Verdict:
+def all_killed(this: Round) -> Verdict:
     """All of them are killed at once, as by a container's end."""
-    this.verdict.allowed_twice = _allowed(this, 2 * times)
+    this.allow_twice_for(2 * TIMES)
+    return _killed_and_started(this, workers=True)
+
+
+def _killed_and_started(this: Round, *, workers: bool) -> Verdict:
     server = _start(this)
     with this.load():
-        for _ in range(times):
+        for _ in range(TIMES):
             this.sleep(0.5, 2.0)
-            for pid in (server.process.pid, *workers_of(server.process.pid)):
+            for pid in (server.process.pid, *(workers_of(server.process.pid) if workers else ())):
                 os.kill(pid, signal.SIGKILL)
             server.wait()
             this.fault()
@@ -84,15 +76,12 @@ def all_killed(this: Round, times: int = 2) -> Verdict:
 @fault("disk full at the log")
 def log_disk_full(this: Round) -> Verdict:
     """The disk that the log is written to is full for a while, and a worker dies meanwhile."""
-    this.verdict.allowed_twice = _allowed(this, 1)
-    home, disk = this.folder, this.folder / "disk"
-    disk.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(disk)], capture_output=True, text=True)
-    if done.returncode:
-        raise NotHere(f"no small disk can be mounted: {done.stderr.strip()}")
-    try:
-        this.folder = disk
+    this.allow_twice_for(1)
+    home = this.folder
+    with small_disk(this, "512k") as disk:
+        this.folder = disk  # where it is started, and its log with it
         server = _start(this)
+        this.folder = home
         with this.load(failing=0.1) as load:
             this.sleep(0.5, 1.0)
             fill(disk / "filler")
@@ -107,8 +96,3 @@ def log_disk_full(this: Round) -> Verdict:
             if server.process.poll() is not None:
                 this.verdict.notes.append(f"the master ended with {server.process.returncode}")
         return this.finish(set(range(this.verdict.messages)) - load.failing)
-    finally:
-        this.folder = home
-        for one in this.running:
-            one.close()
-        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -17,9 +17,7 @@ LOST = "lost, because Kafka did not hear from this process in time"
 @fault("SIGKILL")
 def sigkill(this: Round, times: int = 3) -> Verdict:
     """Servers are killed under load and started again."""
-    # What was finished since the last commit (0.2 s, and the time a commit takes), what was
-    # running, in one server at its fastest.
-    this.verdict.allowed_twice = times * (this.concurrency + int(0.5 * this.concurrency / 0.017))
+    this.allow_twice_for(times)
     servers = this.pair()
     with this.load():
         for _ in range(times):
@@ -57,7 +55,7 @@ def sigstop(this: Round, times: int = 1) -> Verdict:
     # One request may be between kafka-python and the socket when the process is stopped, where
     # nothing can hold it back.
     this.verdict.allowed_zombie = times * this.concurrency
-    this.verdict.allowed_twice = times * (this.concurrency + int(0.5 * this.concurrency / 0.017))
+    this.allow_twice_for(times)
     servers = this.pair()
     with this.load():
         for _ in range(times):
