@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 import sysconfig
 from pathlib import Path
@@ -22,6 +23,7 @@ from gworkers.errors import Exit
 from gworkers.kafka import embedded, green
 from gworkers.supervisor import run_file
 from gworkers.supervisor.service import PidFile, become
+from gworkers.supervisor.signals import STOPS
 from gworkers.supervisor.under_master import VARIABLE, UnderMaster
 
 
@@ -35,7 +37,9 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str | No
 
 
 def _begin_anew(module: str) -> NoReturn:
-    """Become a Python that runs ``module`` with the arguments of this one."""
+    """Become a Python that runs ``module`` with the arguments of this one. Signals to stop wait until
+    that one hears them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     env_file.take_back()
     os.execv(sys.executable, [*_command(module), *sys.argv[1:]])
 
@@ -112,6 +116,7 @@ def _serve(file: Path, overrides: tuple[str, ...], until_idle: float | None, pid
 
 def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until_idle: float | None, pid_file: PidFile | None) -> NoReturn:
     """Become the master of several processes, a small program that has nothing of this one loaded."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     command = _command("gworkers")
     given = _given(file, overrides)
     servers = loaded.config.kafka.bootstrap_servers

@@ -146,7 +146,7 @@ class Server(Operating):
         if self._master is not None:
             self._master.tell(ended=status)
             self._master.stop()
-        self._signals.release()
+        self._signals.release(begin_anew=self.begin_anew)
         return status
 
     def _begin_telling(self, process: Process) -> None:
@@ -295,6 +295,7 @@ class Server(Operating):
 
     def drain_for(self, who: str) -> None:
         """Drain and stop; however often it is asked for."""
+        self.begin_anew = False
         if not self._stop_asked.is_set():
             log.info("%s: draining for up to %s", who, format_duration(self._config.shutdown.grace))
             self._stop_asked.set()
@@ -310,7 +311,7 @@ class Server(Operating):
     def asked_to_stop_at_once(self, name: str) -> None:
         self._asked += 1
         log.info("%s: stopping at once; what runs will be delivered again", name)
-        self._at_once = True
+        self._at_once, self.begin_anew = True, False
         self._stop_asked.set()
 
     def asked_to_reload(self) -> None:

@@ -63,6 +63,7 @@ def stopped_by_signals() -> Iterator[None]:
 
     before = {number: signal.signal(number, stop) for number in STOPS}
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # a process that has begun anew was asked before
         yield
         if asked:
             raise StopAsked(asked[0])
@@ -114,7 +115,10 @@ class Signals:
     def _on(self, number: signal.Signals, told: Callable[..., None], *arguments: Any) -> None:
         self._watchers.append(gevent.signal_handler(number, told, *arguments))
 
-    def release(self) -> None:
+    def release(self, *, begin_anew: bool) -> None:
+        """begin_anew: who asks it to stop meanwhile is heard by the process that this one becomes."""
+        if begin_anew:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         for watcher in self._watchers:
             watcher.cancel()
 

@@ -171,3 +171,19 @@ def test_the_applications_variables_come_from_a_file_anew_at_each_reload(
     produce(kafka_servers, source, [(None, b"")])
     assert {message.value() for message in consume(kafka_servers, output, 2)} == {b"first", b"second"}
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("when", ["draining", "everything settled"])
+def test_a_stop_that_is_asked_for_while_it_begins_anew_is_heard(
+    kafka_servers: str, source: str, output: str, start: Any, executor: str, when: str
+) -> None:
+    server = start(configuration(kafka_servers, "app:handle", source, output, executor=executor), app=APP.replace("0.01", "0.5"))
+    server.says("assigned: ")
+    produce(kafka_servers, source, [(None, b"x")])
+    assert consume(kafka_servers, output, 1)
+    produce(kafka_servers, source, [(None, b"x")] * 8)
+    server.signal(signal.SIGHUP)
+    server.says(when)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, server.log
+    assert server.log.count("assigned: ") == 1, "it did not begin to work again"

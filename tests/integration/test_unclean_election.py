@@ -44,7 +44,7 @@ def test_a_log_that_lost_its_end_is_read_from_where_it_differs(cluster: Cluster,
     def send(first: int, last: int) -> None:
         produce(cluster.servers, source, [(None, json.dumps({"id": number}).encode()) for number in range(first, last)])
 
-    options = configuration(cluster.servers, "app:handle", source, output, decode="json", encode="json")
+    options = configuration(cluster.servers, "app:handle", source, output, decode="json", encode="json", order="partition")
 
     def handle(count: int) -> list[int]:
         server = start(options, "--until-idle", "2s", app=APP)
