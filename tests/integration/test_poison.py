@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import struct
 import time
@@ -136,7 +137,8 @@ def test_thousands_that_ran_in_batches_are_cleared_in_seconds(
         assert deaths <= 4, server.log
     assert int(server.says(r"(\d+) of them are suspected")[1]) > (7_000 if poison is None else 0)
     assert time.monotonic() - begun < 30
-    assert "the hub was held" not in server.log
+    assert "nothing else ran for" not in server.log
+    assert not re.search(r"the hub was held .*(quarantine|suspects|journal)\.py", server.log)  # others': cores that are busy elsewhere
     results = Counter(record.value() for record in consume(kafka_servers, output))
     assert set(results) == set(values) - {b"poison"}
     assert [letter.value() for letter in consume(kafka_servers, dead)] == ([b"poison"] if poison is not None else [])
