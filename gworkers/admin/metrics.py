@@ -24,7 +24,7 @@ from gworkers.admin import status
 from gworkers.admin.answer import Answer
 from gworkers.config.schema import Config
 from gworkers.figures import BOUNDS, Times
-from gworkers.pipeline.snapshot import PAUSED, LimitSnapshot, RouteSnapshot, Snapshot
+from gworkers.pipeline.snapshot import PAUSED, LimitSnapshot, RouteSnapshot, Snapshot, SteeringSnapshot
 
 #: What Prometheus is told that it gets.
 KIND = "text/plain; version=0.0.4"
@@ -62,6 +62,11 @@ def _by_route(field: str) -> Callable[[Snapshot, Config], Iterable[Sample]]:
 def _by_limit(field: str) -> Callable[[Snapshot, Config], Iterable[Sample]]:
     read: Callable[[LimitSnapshot], Value] = attrgetter(field)
     return lambda snapshot, config: (((limit.name,), read(limit)) for limit in snapshot.limits)
+
+
+def _steering(field: str) -> Callable[[Snapshot, Config], Iterable[Sample]]:
+    read: Callable[[SteeringSnapshot], Value] = attrgetter(field)
+    return lambda snapshot, config: [((), read(snapshot.steering))] if snapshot.steering is not None else []
 
 
 def _oldest(snapshot: Snapshot, config: Config) -> Iterator[Sample]:
@@ -160,6 +165,9 @@ FIGURES = (
         _one("hub_delay"),
     ),
     Figure("concurrency", "gauge", "Handlers that may run at once.", (), _one("concurrency")),
+    Figure("concurrency_settled", "gauge", "The best concurrency that is known, with auto.", (), _steering("settled")),
+    Figure("concurrency_changes", "counter", "How often another one was settled on.", (), _steering("changes")),
+    Figure("concurrency_probes", "counter", "How often another one was tried.", (), _steering("probes")),
     Figure("held_back", "gauge", "1 for what keeps the process from doing more now.", ("by",), _held_back),
     Figure("cores", "gauge", "How much of a processor's time the process had in the last second.", (), _one("cores")),
     Figure("resident_bytes", "gauge", "Memory of the process.", (), lambda s, c: (((), memory.resident()),)),

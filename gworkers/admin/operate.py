@@ -26,6 +26,8 @@ class Operated(Protocol):
 
     def resize(self, concurrency: int, who: str) -> str | None: ...
 
+    def find_concurrency(self) -> str | None: ...
+
 
 def selection_of(request: Request, routes: Collection[str]) -> Selection:
     """Raises BadRequestError for what is none."""
@@ -54,13 +56,13 @@ def actions_of(pauses: Pauses, routes: Collection[str], server: Operated) -> Pag
         return Answer.shown(True, {"quiet": wanted})
 
     def scale(request: Request) -> Answer:
-        concurrency = request.number("concurrency")
-        if concurrency is None or len(request.query) > 1:
-            raise BadRequestError("a process is scaled by concurrency, a number; several processes by processes as well")
-        problem = server.resize(concurrency, "an operator")
+        concurrency, auto = request.number("concurrency"), request.query.get("concurrency") == "auto"
+        if (concurrency is None and not auto) or len(request.query) > 1:
+            raise BadRequestError("a process is scaled by concurrency, a number or auto; several processes by processes as well")
+        problem = server.resize(concurrency, "an operator") if concurrency is not None else server.find_concurrency()
         if problem is not None:
             raise BadRequestError(problem)
-        return Answer.shown(True, {"concurrency": concurrency})
+        return Answer.shown(True, {"concurrency": concurrency or "auto"})
 
     return {
         "/scale": scale,

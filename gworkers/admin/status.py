@@ -57,7 +57,8 @@ def holds_back(snapshot: Snapshot, config: Config) -> tuple[str, str]:
         share = f"all {snapshot.concurrency} handlers are busy, and have {snapshot.cores:.2f} of a core together"
         return "interpreter", f"{share}: they wait for the interpreter's lock; more processes help, more threads do not"
     if running >= snapshot.concurrency:
-        return "handlers", f"all {snapshot.concurrency} handlers are busy"
+        found = f", as many as serve best: {snapshot.steering.reason}" if snapshot.steering is not None else ""
+        return "handlers", f"all {snapshot.concurrency} handlers are busy{found}"
     taken = next((limit for limit in snapshot.limits if limit.wanted and limit.used >= limit.count), None)
     if taken is not None and waiting:
         return "limit", f"{waiting:,} messages wait; the limit {taken.name} lets {taken.count} handlers run at once, and they do"

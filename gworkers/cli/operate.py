@@ -67,20 +67,32 @@ def quiet(file: Path, overrides: tuple[str, ...], off: bool) -> None:
     click.echo("going on" if off else "nothing new is begun; gworkers quiet --off goes on")
 
 
+class NumberOrAuto(click.IntRange):
+    """A concurrency, or ``auto``."""
+
+    def __init__(self) -> None:
+        super().__init__(1, MOST_CONCURRENCY)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 @click.command(epilog=examples("gworkers scale -c conf/app.yaml --processes 4", "gworkers scale -c conf/app.yaml --concurrency 128"))
 @configured
 @click.option(
     "--processes", type=click.IntRange(1, MOST_PROCESSES), help="How many processes there are to be; those that are too many drain."
 )
-@click.option("--concurrency", type=click.IntRange(1, MOST_CONCURRENCY), help="How many messages each process handles at once.")
-def scale(file: Path, overrides: tuple[str, ...], processes: int | None, concurrency: int | None) -> None:
+@click.option(
+    "--concurrency", type=NumberOrAuto(), help="How many messages each process handles at once; auto goes on to find it after a number."
+)
+def scale(file: Path, overrides: tuple[str, ...], processes: int | None, concurrency: int | str | None) -> None:
     """Have more or fewer, until the next reload or restart; what runs goes on."""
     server = Running(file, overrides)
     if (processes is None) == (concurrency is None):
         raise UsageError("name either --processes or --concurrency")
     if concurrency is not None:
         server.post("/scale", concurrency=concurrency)
-        click.echo(f"concurrency {concurrency} from now on")
+        click.echo(f"concurrency {concurrency} from now on" if concurrency != "auto" else "concurrency is found again")
         return
     assert processes is not None
     if "processes" not in server.get("/status"):

@@ -51,6 +51,10 @@ def _lines(one: dict[str, Any]) -> Iterator[str]:
         f"  done {one['done']:,} · running {one['running']} of {one['concurrency']} · waiting {one['waiting']:,} · "
         f"retrying {one['retrying']:,} · dead-lettered {one['dead_lettered']:,} · lag {lag}"
     )
+    steering = one["steering"]
+    if steering is not None:
+        tried = f", trying {steering['wanted']}" if steering["wanted"] != steering["settled"] else ""
+        yield f"  concurrency {steering['settled']} ({steering['mode']}{tried}): {safe(steering['reason'])}"
     for route in one["routes"]:
         p50, p99 = (_time(route["handler"][part]) for part in ("p50", "p99"))
         yield (

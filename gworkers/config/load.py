@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from gworkers.config import secrets, yaml
 from gworkers.config.route import Route
-from gworkers.config.schema import Config
+from gworkers.config.schema import Config, Steered
 from gworkers.config.units import type_name
 from gworkers.config.yaml import Document, KeyPath, dotted
 from gworkers.errors import ConfigError, Problem
@@ -71,7 +71,7 @@ def _in_file_order(where: str) -> tuple[int, str]:
 
 def _problem(document: Document, detail: Any) -> Problem:
     """One of pydantic's errors as a sentence of ours."""
-    path: KeyPath = tuple(part for part in detail["loc"] if part != "[key]")
+    path: KeyPath = tuple(part for part in detail["loc"] if part != "[key]" and not str(part).startswith("="))
     kind, context, found = detail["type"], detail.get("ctx", {}), detail["input"]
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(str(path[-1]), known_keys(path[:-1]), 1, 0.5)
@@ -246,6 +246,13 @@ def _circles(config: Config, document: Document) -> Iterator[Problem]:
             yield Problem(document.where(path), dotted(path), text)
 
 
+def _bounds(steered: Steered | None, document: Document) -> Iterator[Problem]:
+    path: KeyPath = ("concurrency", "min")
+    if steered is not None and steered.min > steered.max:
+        text = f"the least ({steered.min}) is more than the most ({steered.max}); write it the other way round"
+        yield Problem(document.where(path), dotted(path), text)
+
+
 def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
     """What is right key by key and wrong together, as far as the file alone tells."""
     yield from _circles(config, document)
@@ -314,9 +321,9 @@ def _contradictions(config: Config, document: Document) -> Iterator[Problem]:
         path = ("transaction", "interval")
         text = f"more than half of the {timeout} ms after which Kafka gives a transaction up; make it shorter, or raise "
         yield Problem(document.where(path), dotted(path), text + "kafka.producer.transaction_timeout_ms")
-    if config.buffer.messages < config.concurrency:
+    yield from _bounds(config.steered, document)
+    most = config.most_concurrency
+    if config.buffer.messages < most:
         path = ("buffer", "messages") if ("buffer", "messages") in document.origins else ("concurrency",)
-        text = (
-            f"buffer.messages ({config.buffer.messages}) is less than concurrency ({config.concurrency}), so some workers would never work"
-        )
+        text = f"buffer.messages ({config.buffer.messages}) is less than concurrency ({most}), so some workers would never work"
         yield Problem(document.where(path), dotted(path), text + "; make it larger")

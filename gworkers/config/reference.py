@@ -34,7 +34,6 @@ models that validate it.
 - Durations have a unit (`250ms`, `30s`, `5m`, `2h`, `1d`), sizes may have one (`512KiB`, `64MiB`,
   `1GB`; without, bytes).
 - `gworkers config --schema` prints the JSON Schema for editors.
-- Keys marked *not built yet* are part of the contract and are refused when they are used.
 """
 
 

@@ -10,7 +10,7 @@ import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from gworkers.config.application import App, Hooks
 from gworkers.config.route import Route
@@ -226,6 +226,37 @@ class Logging(Section):
         return value.upper() if isinstance(value, str) else value
 
 
+class Steered(Section):
+    """How many messages are handled at once, found while it runs: a number in place of the section is
+    fixed, and `auto` is all of its defaults."""
+
+    min: int = Field(4, ge=1, le=MOST_CONCURRENCY, description="Never fewer.")
+    max: int = Field(512, ge=1, le=MOST_CONCURRENCY, description="Never more.")
+    start: int = Field(64, ge=1, le=MOST_CONCURRENCY, description="Where it begins, and stays with `observe`.")
+    mode: Literal["steer", "observe"] = Field(
+        "steer", description="Whether what is found is used, or only said in the log, the status and the metrics."
+    )
+
+    @property
+    def first(self) -> int:
+        """Where it begins, within the bounds."""
+        return max(self.min, min(self.start, self.max))
+
+
+def _kind_of_concurrency(value: Any) -> str:
+    if value == "auto":
+        return "=auto"
+    return "=found" if isinstance(value, (dict, Steered)) else "=number"
+
+
+Concurrency = Annotated[
+    Annotated[int, Field(ge=1, le=MOST_CONCURRENCY), Tag("=number")]
+    | Annotated[Literal["auto"], Tag("=auto")]
+    | Annotated[Steered, Tag("=found")],
+    Discriminator(_kind_of_concurrency),
+]
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -237,7 +268,12 @@ class Config(Section):
         description="Where handlers run: in native threads with the ordinary standard library, or in greenlets of a process "
         "that gevent has patched.",
     )
-    concurrency: int = Field(64, ge=1, le=MOST_CONCURRENCY, description="Messages being handled at once in a process.", examples=[64])
+    concurrency: Concurrency = Field(
+        64,
+        description="Messages being handled at once in a process. With `auto`, or the section below, it finds by itself how many serve "
+        "best.",
+        examples=[64],
+    )
     processes: int = Field(
         1,
         ge=1,
@@ -292,14 +328,24 @@ class Config(Section):
         examples=[{"database": 20}],
     )
 
-    @field_validator("concurrency", mode="before")
-    @classmethod
-    def _auto(cls, value: Any) -> Any:
-        if value == "auto":
-            raise ValueError("auto is not built yet; write how many messages may be handled at once")
-        return value
-
     @field_validator("processes", mode="before")
     @classmethod
     def _cores(cls, value: Any) -> Any:
         return cores() if value == "auto" else value
+
+    @property
+    def steered(self) -> Steered | None:
+        """How the concurrency is found; None when it is fixed."""
+        if isinstance(self.concurrency, int):
+            return None
+        return Steered(max=min(512, self.buffer.messages)) if self.concurrency == "auto" else self.concurrency
+
+    @property
+    def first_concurrency(self) -> int:
+        """Messages being handled at once when a process begins."""
+        return self.concurrency if isinstance(self.concurrency, int) else (self.steered or Steered()).first
+
+    @property
+    def most_concurrency(self) -> int:
+        """No more than these will be handled at once, unless an operator says so."""
+        return self.concurrency if isinstance(self.concurrency, int) else (self.steered or Steered()).max

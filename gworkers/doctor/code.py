@@ -128,14 +128,16 @@ def _pools(file: _File, config: Config) -> Iterator[Finding]:
             continue
         name = file.whole(node.func).rpartition(".")[2]
         size = _size_of(node, *_POOLS[name]) if name in _POOLS else None
-        if size is None or size >= config.concurrency or _limited(config, size):
+        if size is None or size >= config.most_concurrency or _limited(config, size):
             continue
-        what = f"a pool of {size} for {config.concurrency} handlers at once"
+        what = f"a pool of {size} for {config.most_concurrency} handlers at once"
         if name in _SOFT:
-            todo = f"give it {config.concurrency}: what is beyond is opened and closed for each request"
+            todo = f"give it {config.most_concurrency}: what is beyond is opened and closed for each request"
             yield Finding(Level.NOTE, what, f"{file.path}:{node.lineno}", todo)
         else:
-            todo = f"give it {config.concurrency}, or let fewer handlers use it: limits: {{pool: {size}}} and uses: [pool] on its routes"
+            todo = (
+                f"give it {config.most_concurrency}, or let fewer handlers use it: limits: {{pool: {size}}} and uses: [pool] on its routes"
+            )
             yield Finding(Level.WARNING, f"{what}: the others wait, or fail where it does not wait", f"{file.path}:{node.lineno}", todo)
 
 
@@ -199,10 +201,10 @@ def _loops(file: _File, call: ast.Call, config: Config) -> Iterator[Finding]:
 def _sqlite(file: _File, call: ast.Call, config: Config) -> Iterator[Finding]:
     texts = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     name = file.whole(call.func)
-    if config.concurrency > 1 and (name == "sqlite3.connect" or any(text.startswith("sqlite:///") for text in texts)):
+    if config.most_concurrency > 1 and (name == "sqlite3.connect" or any(text.startswith("sqlite:///") for text in texts)):
         given = {keyword.arg for keyword in call.keywords}
         if "timeout" not in given and not any(text == "timeout" for text in texts):
-            what = f"SQLite with {config.concurrency} handlers at once: one writes, the others get 'database is locked' after 5 s"
+            what = f"SQLite with {config.most_concurrency} handlers at once: one writes, the others get 'database is locked' after 5 s"
             todo = "timeout=30, PRAGMA journal_mode=WAL, BEGIN IMMEDIATE; or limits: {sqlite: 1} and uses: [sqlite]"
             yield Finding(Level.WARNING, what, f"{file.path}:{call.lineno}", todo)
 

@@ -97,13 +97,12 @@ def _machine(loaded: Loaded) -> Iterator[Finding]:
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     wanted = limits.wanted_descriptors(config)
     if allowed < wanted:
-        what = (
-            f"a process here may have {allowed} files and connections open (ulimit -n), and {config.concurrency} handlers may need {wanted}"
-        )
+        open_now = f"a process here may have {allowed} files and connections open (ulimit -n)"
+        what = f"{open_now}, and {config.most_concurrency} handlers may need {wanted}"
         yield Finding(Level.WARNING, what, "this machine", "raise it: LimitNOFILE= in a systemd unit, minfds in supervisord.conf")
     room = limits.room_for_threads()
-    if config.executor == "thread" and room is not None and room < config.concurrency:
-        what = f"{config.concurrency} threads are wanted, and there is room for the stacks of {room}"
+    if config.executor == "thread" and room is not None and room < config.most_concurrency:
+        what = f"{config.most_concurrency} threads are wanted, and there is room for the stacks of {room}"
         yield Finding(Level.ERROR, what, "this machine", f"raise the limit, or lower concurrency: {limits.threads()}")
     if config.processes > cores():
         what = f"{config.processes} processes on {cores()} cores"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from enum import Enum
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -42,6 +43,14 @@ HOOKS_TIMEOUT = 5.0
 TICK = 0.001
 
 
+class _Word(Enum):
+    """What a thread is told in the place of a block."""
+
+    END = 0
+    BENCH = 1
+    BACK = 2
+
+
 class TooFewThreadsError(Exception):
     """Only ``started`` of the ``wanted`` threads could be started."""
 
@@ -72,9 +81,10 @@ class Executor(Protocol):
         """``block`` has been given up. True when its thread has been replaced and its worker goes
         on, False when the worker is stuck."""
 
-    def resize(self, count: int) -> None:
+    def resize(self, count: int, *, keep: bool = False) -> None:
         """Have so many handlers run at once from now on, as far as it is the executor that bounds
-        them. Raises TooFewThreadsError."""
+        them. keep: threads that are too many stay, with what belongs to them, until they are needed
+        again. Raises TooFewThreadsError."""
 
     def stop(self) -> None: ...
 
@@ -89,6 +99,8 @@ class ThreadExecutor:
     2. a thread takes it, runs its jobs and puts it on a deque;
     3. the first block on the deque wakes the hub, further ones find it awake already;
     4. the hub's callback switches straight to the greenlets that wait for the blocks.
+
+    A thread that is one too many ends, or waits at the bench until it is needed again.
     """
 
     replaces_workers = False
@@ -103,7 +115,9 @@ class ThreadExecutor:
         self._hooked: set[int] = set()  # threads whose start hook has run, and whose stop hook has not
         self._journal = journal
         self._pool = ThreadPool(threads)
-        self._inbox: SimpleQueue[Block | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Block | _Word] = SimpleQueue()
+        self._bench: SimpleQueue[_Word] = SimpleQueue()
+        self._benched = 0  # how many threads are there, or have been sent there
         self._finished: deque[Block] = deque()
         self._signalled = False
         hub = gevent.hub.get_hub()
@@ -126,12 +140,17 @@ class ThreadExecutor:
                 wanted, self._threads = self._threads, started
                 raise TooFewThreadsError(started, wanted) from error
 
-    def resize(self, count: int) -> None:
+    def resize(self, count: int, *, keep: bool = False) -> None:
         before, self._threads = self._threads, count
-        self._pool.maxsize = max(self._pool.maxsize, count + len(self.stuck))
         for _ in range(before - count):
-            self._inbox.put(None)  # whoever takes it ends
-        self._begin(before)
+            self._inbox.put(_Word.BENCH if keep else _Word.END)  # for whoever takes it
+            self._benched += keep
+        back = min(self._benched, count - before)
+        for _ in range(back):
+            self._bench.put(_Word.BACK)
+            self._benched -= 1
+        self._pool.maxsize = max(self._pool.maxsize, count + self._benched + len(self.stuck))
+        self._begin(before + max(0, back))
 
     def run(self, block: Block) -> None:
         block.waiter = gevent.getcurrent()
@@ -149,7 +168,7 @@ class ThreadExecutor:
 
     def replace(self, block: Block) -> bool:
         self.stuck.add(block)
-        self._pool.maxsize = max(self._pool.maxsize, self._threads + len(self.stuck))
+        self._pool.maxsize = max(self._pool.maxsize, self._threads + self._benched + len(self.stuck))
         try:
             self._pool.spawn(self._serve)
         except (RuntimeError, MemoryError, OSError) as error:
@@ -160,7 +179,9 @@ class ThreadExecutor:
     def stop(self) -> None:
         """Let threads that have nothing to run end; a handler that still runs keeps its thread."""
         for _ in range(self._threads):
-            self._inbox.put(None)
+            self._inbox.put(_Word.END)
+        for _ in range(self._benched):
+            self._bench.put(_Word.END)
         _await_stop_hooks(self._hooked)
         for watcher in (self._wake, self._tick):
             watcher.stop()
@@ -188,7 +209,12 @@ class ThreadExecutor:
     def _run_blocks(self) -> None:
         slot = self.claim(self._journal)
         get, finished = self._inbox.get, self._finished.append
-        while (block := get()) is not None:
+        while True:
+            block = get()
+            if isinstance(block, _Word):
+                if block is _Word.BENCH and self._bench.get() is _Word.BACK:
+                    continue
+                break
             block.run(slot)
             if block.given_up:  # another thread has taken this one's place
                 self.stuck.discard(block)
@@ -263,7 +289,7 @@ class GreenletExecutor:
         self.stuck.add(block)
         return False
 
-    def resize(self, count: int) -> None:
+    def resize(self, count: int, *, keep: bool = False) -> None:
         """The workers are as many as there are to be."""
 
     def leave(self) -> None:

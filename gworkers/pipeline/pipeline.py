@@ -43,6 +43,7 @@ from gworkers.pipeline.retries import Retries
 from gworkers.pipeline.runner import Runner
 from gworkers.pipeline.scheduler import Scheduler
 from gworkers.pipeline.snapshot import LimitSnapshot, OldestSnapshot, PartitionSnapshot, RouteSnapshot, Snapshot
+from gworkers.pipeline.steering import Steering
 from gworkers.pipeline.time_keeper import TimeKeeper
 from gworkers.pipeline.worker import Workers
 
@@ -82,8 +83,8 @@ class Pipeline:
     ) -> None:
         self._started = self._connected_at = time.monotonic()
         self._quiet = False
-        self.concurrency = config.concurrency  # as it is now
-        self._workers_each = max(1, workers // config.concurrency)
+        self.concurrency = config.first_concurrency  # as it is now
+        self._workers_each = max(1, workers // config.first_concurrency)
         self.events = events = Events()
         self._counts = Counts(events)
         self._group = group = connections.group
@@ -100,6 +101,9 @@ class Pipeline:
         self.pauses = pauses = Pauses(self._partitions, scheduler)
         self._workers = Workers(workers, idle, scheduler, pacing, pauses, runner, quarantine, fatal)
         self.time_keeper = TimeKeeper(routes, runner, self._workers, scheduler, ledger, events, fatal, max_stuck=config.max_stuck_handlers)
+        self._steering: Steering | None = None
+        if (steered := config.steered) is not None:
+            self._steering = Steering(steered, routes, runner, scheduler, lambda: self.time_keeper.cores, self._steer, fatal)
         assignments = Assignments(group, self._partitions, routes, (scheduler, retries, quarantine), delivery, ledger, notes, events)
         patient = config.delivery == "exactly-once"
         rebalance = Rebalance(group, assignments, delivery, grace=config.rebalance.grace, patient=patient)
@@ -117,11 +121,15 @@ class Pipeline:
         self._workers.start()
         self.time_keeper.start()
         self._quarantine.start()
+        if self._steering is not None:
+            self._steering.start()
         self._consumer.start()
         self.events.started.send()
 
     def drain(self) -> None:
         """Begin nothing new. ``unsettled`` falls to 0 as what runs is acknowledged."""
+        if self._steering is not None:
+            self._steering.stop()
         self._consumer.drain()
         self._workers.stop()
 
@@ -152,8 +160,27 @@ class Pipeline:
     def resize(self, concurrency: int) -> None:
         """Have so many handlers run at once from now on; what runs goes on. Raises
         TooFewThreadsError."""
-        executor = self._runner.executor
-        executor.resize(concurrency)
+        self._runner.executor.resize(concurrency)
+        self._have_workers(concurrency)
+        if self._steering is not None:
+            self._steering.hold(concurrency)
+
+    def find_concurrency(self) -> bool:
+        """Go on to find it after it has been set. False when it is fixed."""
+        if self._steering is not None:
+            self._steering.release()
+        return self._steering is not None
+
+    def bound(self, most: int) -> None:
+        """No more handlers than this can run at once here."""
+        if self._steering is not None:
+            self._steering.bound(most)
+
+    def _steer(self, concurrency: int) -> None:
+        self._runner.executor.resize(concurrency, keep=True)
+        self._have_workers(concurrency)
+
+    def _have_workers(self, concurrency: int) -> None:
         self.concurrency = concurrency
         self._workers.resize(concurrency * self._workers_each)
 
@@ -204,6 +231,7 @@ class Pipeline:
         return Snapshot(
             uptime=now - self._started,
             concurrency=self.concurrency,
+            steering=self._steering.snapshot if self._steering is not None else None,
             partitions=partitions,
             routes=self._route_snapshots(),
             limits=tuple(LimitSnapshot(*one) for one in self._pacing.limits),

@@ -82,11 +82,28 @@ class OldestSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class SteeringSnapshot:
+    """mode: steer, observe, or held (an operator has set a number); settled: the best that is known;
+    wanted: what is tried now, or would be; reason: why the settled one is what it is; changes: how
+    often another one was settled on; probes: how often one was tried."""
+
+    mode: str
+    min: int
+    max: int
+    settled: int
+    wanted: int
+    reason: str
+    changes: int
+    probes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """See the head of this file. Counts are since the start of the process."""
 
     uptime: float
     concurrency: int  # handlers that may run at once, as it is now
+    steering: SteeringSnapshot | None  # how that is found; None when it is fixed
     partitions: tuple[PartitionSnapshot, ...]
     routes: tuple[RouteSnapshot, ...]
     limits: tuple[LimitSnapshot, ...]

@@ -42,14 +42,14 @@ def check_descriptors(config: Config) -> None:
         log.warning(
             "this process may have %d files and connections open (ulimit -n), and %d handlers that open some may need %d; raise the limit",
             allowed,
-            config.concurrency,
+            config.most_concurrency,
             wanted,
         )
 
 
 def wanted_descriptors(config: Config) -> int:
     """How many a server with so many handlers may come to want."""
-    return _open_now() + NEEDED + EACH_HANDLER * config.concurrency
+    return _open_now() + NEEDED + EACH_HANDLER * config.most_concurrency
 
 
 def _open_now() -> int:

@@ -75,10 +75,14 @@ def check_executor(loaded: Loaded) -> None:
         raise ConfigError(Problem(where, "executor", text))
 
 
+def _workers_each(config: Config) -> int:
+    return 1 if config.executor == "greenlet" else 2
+
+
 def workers_for(config: Config) -> int:
     """How many worker greenlets: with threads twice as many, so that a thread which is done finds
     its next block waiting."""
-    return config.concurrency if config.executor == "greenlet" else 2 * config.concurrency
+    return config.first_concurrency * _workers_each(config)
 
 
 def _tame_collector() -> None:
@@ -129,7 +133,7 @@ class Process:
         try:
             folder = journal.folder_of(loaded.folder / config.state_dir, config.kafka.group)
             suspects = quarantine.gather(folder)
-            self._journal = Journal(folder, workers_for(config) + config.max_stuck_handlers + 1)
+            self._journal = Journal(folder, config.most_concurrency * _workers_each(config) + config.max_stuck_handlers + 1)
         except JournalError as error:
             if error.no_room:  # what is to protect the work does not stand in its way
                 text = "state_dir: %s; this process goes on without its journal, and messages that kill it are not told from others"
@@ -184,7 +188,7 @@ class Process:
 
     def _executor(self, notes: Journaling) -> Executor:
         if self._config.executor == "thread":
-            return ThreadExecutor(self._config.concurrency, notes, self._hooks, self._fatal)
+            return ThreadExecutor(self._config.first_concurrency, notes, self._hooks, self._fatal)
         return GreenletExecutor(notes, self._hooks, self._fatal)
 
     def start(self) -> None:
@@ -192,9 +196,11 @@ class Process:
         run_at_start(self._hooks.process_start, "process_start")
         _tame_collector()
         try:
-            room, wanted = limits.room_for_threads(), self._config.concurrency
-            if self._config.executor == "thread" and room is not None and room < wanted:
-                raise TooFewThreadsError(room, wanted)
+            room, wanted = limits.room_for_threads(), self._config.first_concurrency
+            if self._config.executor == "thread" and room is not None:
+                if room < wanted:
+                    raise TooFewThreadsError(room, wanted)
+                self.pipeline.bound(room)
             self.pipeline.start()
         except TooFewThreadsError as error:
             raise UnavailableError(

@@ -54,6 +54,13 @@ class Operating:
         log.info("%s: concurrency %d from now on, %d before", who, concurrency, before)
         return None
 
+    def find_concurrency(self) -> str | None:
+        """Go on to find it after it has been set; what stands in the way, or None."""
+        if self.process is None or not self.process.pipeline.find_concurrency():
+            return "concurrency is a number in the configuration; write auto there, and reload"
+        log.info("an operator: concurrency is found again")
+        return None
+
     def be_quiet(self, quiet: bool, who: str | None = None) -> None:
         if self.process is None or not self.process.pipeline.quiet(quiet):
             return

@@ -265,7 +265,7 @@ class Server(Operating):
             log.info("route %s: %s ─► %s%s (order: %s%s)", route.name, source, route.config.handler, target, route.config.order, dead)
         log.info(
             "concurrency %d, executor %s%s",
-            config.concurrency,
+            config.first_concurrency,
             config.executor,
             f", admin at {self.admin_address}" if self.admin_address else "",
         )

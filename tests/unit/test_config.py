@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gworkers.config.load import Loaded, load
+from gworkers.config.schema import Config
 from gworkers.errors import ConfigError
 from tests.support.servers import ENVIRONMENT
 
@@ -238,9 +239,38 @@ def test_poison_needs_a_journal(tmp_path: Path) -> None:
     assert sentence == "app.yaml:7: poison: state_dir's journal tells which messages ran when the process died; name a folder there"
 
 
-def test_a_value_whose_feature_comes_later_is_refused(tmp_path: Path) -> None:
-    (sentence,) = problems(tmp_path, GOOD + "concurrency: auto")
-    assert "not built yet" in sentence
+def test_concurrency_is_a_number_or_is_found(tmp_path: Path) -> None:
+    def config(text: str) -> Config:
+        (tmp_path / "app.yaml").write_text(GOOD + text)
+        return load(tmp_path / "app.yaml").config
+
+    assert (config("").first_concurrency, config("").most_concurrency, config("").steered) == (64, 64, None)
+    assert config("concurrency: 8").first_concurrency == 8
+    auto = config("concurrency: auto")
+    assert (auto.first_concurrency, auto.most_concurrency) == (64, 512)
+    assert config("concurrency: auto\nbuffer: {messages: 100}").most_concurrency == 100  # what auto means fits
+    found = config("concurrency: {min: 2, max: 40, mode: observe}")
+    assert found.steered is not None
+    assert (found.first_concurrency, found.most_concurrency, found.steered.mode) == (40, 40, "observe")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("concurrency: 0", "app.yaml:7: concurrency: expected 1 or more"),
+        ("concurrency: 10001", "app.yaml:7: concurrency: expected 10000 or less"),
+        ("concurrency: lots", "app.yaml:7: concurrency: expected a whole number"),
+        ("concurrency: [4]", "app.yaml:7: concurrency: expected a whole number"),
+        ("concurrency: {least: 4}", "app.yaml:7: concurrency.least: unknown key"),
+        ("concurrency: {min: 0}", "app.yaml:7: concurrency.min: expected 1 or more"),
+        ("concurrency: {mode: watch}", "app.yaml:7: concurrency.mode: expected steer or observe"),
+        ("concurrency: {min: 9, max: 8}", "app.yaml:7: concurrency.min: the least (9) is more than the most (8)"),
+        ("concurrency: {max: 600}\nbuffer: {messages: 500}", "app.yaml:8: buffer.messages: buffer.messages (500) is less than"),
+    ],
+)
+def test_what_is_wrong_with_a_concurrency_is_said(tmp_path: Path, text: str, wanted: str) -> None:
+    (sentence,) = problems(tmp_path, GOOD + text)
+    assert sentence.startswith(wanted)
 
 
 def test_processes_are_a_number_or_as_many_as_there_are_cores(tmp_path: Path) -> None:
