@@ -23,6 +23,10 @@ LEAST_STEP = 1.12
 WORTH = 0.15
 LEAST_GAIN = 0.03
 COSTS_NOTHING = 0.015
+#: Less is kept as long as it does this part of the most that was done: small costs add up. The most
+#: fades by this at each attempt.
+KEPT = 0.97
+FORGETTING = 0.998
 #: A gain that comes so close to what is wanted is measured twice.
 CLOSE = 0.05
 #: Of the handlers that may run, how many must for the number to matter.
@@ -42,9 +46,10 @@ REMEMBERED = 5
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was measured in one window. running: handlers at once, the median; used_up: the part of the
-    looks at which all that may run did, with more waiting; rate: handlers that ended, a second;
-    handler: how long one took, in seconds; cores: of a processor's time."""
+    """What was measured in one window. running: handlers at once, the median; used_up: the part of
+    the looks at which as many blocks as may run were with the executor, and more waited; rate:
+    handlers that ended, a second; handler: how long one took, in seconds; cores: of a processor's
+    time."""
 
     running: float
     used_up: float
@@ -83,6 +88,7 @@ class Finder:
         self._probe: int | None = None
         self._base: Window | None = None  # before the attempt
         self._doubtful: Window | None = None  # of an attempt that is made twice
+        self._best = 0.0  # messages a second, of this load
         self._usual: deque[Window] = deque(maxlen=REMEMBERED)
 
     def next(self, seen: Window) -> Choice:
@@ -131,10 +137,12 @@ class Finder:
         before, self._doubtful = self._doubtful, None
         rate = seen.rate if before is None else fmean((before.rate, seen.rate))
         gain = rate / usual - 1 if usual else 0.0
+        known = self._best * FORGETTING
+        self._best = usual if usual < (1 - CHANGED) * known else max(usual, known)
         wanted = max(LEAST_GAIN, WORTH * (probe / self._settled - 1)) if more else -COSTS_NOTHING
         if before is None and abs(gain - wanted) < CLOSE:
             return False
-        if gain < wanted or (more and seen.running <= self._settled):
+        if gain < wanted or (not more and rate < KEPT * self._best):
             self._base = None  # it is measured again
             self._reason = _why(self._settled, probe, base, gain, more)
             self._refuse()
@@ -172,6 +180,7 @@ class Finder:
             self._step = FIRST_STEP
             self._pause, self._rest, self._refused = SHORTEST_PAUSE, 0, 0
             self._up = seen.handler >= usual[-1].handler
+            self._best = 0.0
             usual.clear()
         usual.append(seen)
 

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 WINDOW = 1.0
 LONGEST_WINDOW = 10.0
 ENOUGH = 100
+#: The part of the concurrency that must be in use for it to be what holds back.
+USED = 0.9
 #: Seconds between two looks at what runs.
 LOOK = 0.05
 #: Seconds that are passed over after a change: this, and so many times what runs has run for already.
@@ -136,8 +138,8 @@ class Steering:
                 return None
             running = runner.running
             looks.append(running)
-            waits = self._scheduler.ready > 0 or runner.taken > running
-            used_up += waits and running >= concurrency - max(1, concurrency // 10)
+            handed = len(runner.blocks)  # where many end a second, not all of them run at a look, and none is idle
+            used_up += handed > concurrency or (handed >= USED * concurrency and self._scheduler.ready > 0)
             cores.append(self._cores())
             now_count, now_busy = self._ended()
             ended, took = now_count - count, now_busy - busy
