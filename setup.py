@@ -18,10 +18,11 @@ setup(
     author="The gworkers founders",
     license="MIT",
     packages=find_packages(include=["gworkers", "gworkers.*"]),
-    package_data={"gworkers": ["py.typed"]},
+    package_data={"gworkers": ["py.typed"], "gworkers.admin.page": ["templates/*", "static/*"]},
     python_requires=">=3.11",
     install_requires=[
         "gevent>=24.2",
+        "Jinja2>=3.1",
         "kafka-python[crc32c]>=3.0.9,<3.1",  # gworkers/kafka/ knows the inside of these (versions.py)
         "PyYAML>=6.0",
         "python-dotenv>=1",

@@ -1,7 +1,8 @@
-"""How much memory this process has, as /proc tells it."""
+"""How much memory this process has, and how many threads and files, as /proc tells it."""
 
 from __future__ import annotations
 
+import os
 import resource
 from contextlib import suppress
 from pathlib import Path
@@ -20,4 +21,20 @@ def addresses() -> int:
 def _statm(column: int) -> int | None:
     with suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text("ascii").split()[column]) * resource.getpagesize()
+    return None
+
+
+def threads() -> int | None:
+    """How many native threads it has; None where /proc does not tell."""
+    return _entries("/proc/self/task")
+
+
+def descriptors() -> int | None:
+    """How many files and connections it has open; None where /proc does not tell."""
+    return _entries("/proc/self/fd")
+
+
+def _entries(folder: str) -> int | None:
+    with suppress(OSError):
+        return len(os.listdir(folder))
     return None

@@ -287,7 +287,7 @@ class _Retries:
         self._due: list[tuple[float, int, Job]] = []
         self._numbers = itertools.count()
 
-    def add(self, job: Job, delay: float) -> None:
+    def add(self, job: Job, delay: float, why: str = "") -> None:
         job.attempt += 1
         heapq.heappush(self._due, (self.now + delay, next(self._numbers), job))
 

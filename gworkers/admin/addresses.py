@@ -24,6 +24,12 @@ def path_of(address: str) -> str | None:
     return address.removeprefix(UNIX) if address.startswith(UNIX) else None
 
 
+def page_at(shown: bool, address: str) -> str:
+    """Where a browser finds the page, for a line of the log; nothing for a socket in the file
+    system."""
+    return f" (for a browser: http://{address}/)" if shown and path_of(address) is None else ""
+
+
 def resolved(address: str, folder: Path) -> str:
     """With the path of a Unix socket from the folder of the configuration."""
     path = path_of(address)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked: the query's parameters, the last of each name, and the Authorization header."""
+    """What is asked: the query's parameters, the last of each name, and the Authorization header; the
+    form that a page has sent; may_operate: whether who asks may do more than read; who: the name of
+    the token that was given, and from where; take_time: to be called by what needs more than a
+    moment."""
 
     query: Mapping[str, str]
     authorization: str
+    path: str = ""
+    form: Mapping[str, str] = field(default_factory=dict)
+    may_operate: bool = False
+    who: str = ""
+    take_time: Callable[[], None] = lambda: None
 
     def number(self, name: str) -> int | None:
         """A parameter that is a whole number of up to nine digits; None for anything else."""
@@ -27,12 +35,14 @@ class BadRequestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """status: as HTTP's first line has it; kind: the media type of ``body``."""
+    """status: as HTTP's first line has it; kind: the media type of ``body``; stream: what comes after
+    it, for as long as somebody listens."""
 
     status: str
     kind: str
     body: str
     headers: tuple[tuple[str, str], ...] = ()
+    stream: Iterator[str] | None = None
 
     @classmethod
     def of(cls, good: bool, facts: dict[str, Any]) -> Answer:
@@ -43,6 +53,10 @@ class Answer:
     def shown(cls, good: bool, facts: dict[str, Any]) -> Answer:
         """The same for who wants to see it, well or not."""
         return cls("200 OK", "application/json", json.dumps({"ok": good, **facts}) + "\n")
+
+    def with_facts(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Answer:
+        """The same with other facts."""
+        return replace(self, body=json.dumps(change(json.loads(self.body))) + "\n")
 
     @classmethod
     def not_allowed(cls) -> Answer:

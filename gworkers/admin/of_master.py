@@ -14,9 +14,11 @@ where the processes are, a JSON object a line, and ends it by closing that.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -29,13 +31,17 @@ from gevent.pool import Group
 
 from gworkers.admin import addresses, metrics
 from gworkers.admin.answer import Answer, BadRequestError, Request
+from gworkers.admin.page.made import site_of
 from gworkers.admin.server import Admin, Pages
 from gworkers.config.load import Loaded
 from gworkers.config.schema import MOST_PROCESSES
+from gworkers.errors import Exit
 
 #: How long a process has to answer, in seconds, and how much it may say, in bytes.
 PATIENCE = 2.0
 MOST = 4 * 2**20
+#: What goes to each process as it is asked.
+TO_ALL = ("/pause", "/resume", "/quiet", "/go-on", "/retry-now", "/give-up", "/interrupt")
 #: Seconds between two signals to the master.
 SIGNAL_INTERVAL = 0.02
 
@@ -54,12 +60,14 @@ class OfMaster:
             "/status": partial(self._shown, "/status"),
             "/stacks": partial(self._shown, "/stacks"),
             "/failures": partial(self._shown, "/failures"),
+            "/retries": partial(self._shown, "/retries"),
+            "/offsets": partial(self._shown, "/offsets"),
             "/metrics": self._metrics,
         }
 
     def actions(self) -> Pages:
         """They go to each process with all that was asked."""
-        to_all = {path: partial(self._operate, path) for path in ("/pause", "/resume", "/quiet", "/go-on")}
+        to_all = {path: partial(self._operate, path) for path in TO_ALL}
         return {**to_all, "/scale": self._scale}
 
     def _well(self, path: str, request: Request) -> Answer:
@@ -134,13 +142,26 @@ def _facts(found: dict[int, tuple[int, str]]) -> dict[str, Any]:
     return facts
 
 
-def serve(loaded: Loaded) -> None:
-    """Until standard input ends. Raises UnavailableError when the port cannot be had."""
+def serve(loaded: Loaded, given: Sequence[str]) -> None:
+    """Until standard input ends. given: the options that name the configuration to a command. Raises
+    UnavailableError when the port cannot be had."""
     all_of_them = OfMaster()
     config = loaded.config.admin
     assert config.bind is not None
-    admin = Admin(config, addresses.resolved(config.bind, loaded.folder), all_of_them.pages(), all_of_them.actions())
+    pages, actions = all_of_them.pages(), all_of_them.actions()
+    site = site_of(loaded, pages, actions, given, _end, several=True)
+    admin = Admin(config, addresses.resolved(config.bind, loaded.folder), pages, actions, site)
     print(json.dumps({"admin": admin.start()}), flush=True)
+    if site is not None:
+        site.start()
     for line in gevent.fileobject.FileObject(sys.stdin.buffer, "rb"):
         all_of_them.addresses = {int(number): address for number, address in json.loads(line).items()}
+    if site is not None:
+        site.stop()
     admin.stop()
+
+
+def _end(error: BaseException) -> None:
+    """A loop of the page has failed: the master starts this process anew."""
+    logging.getLogger(__name__).error("the admin address of all processes ends: %s", error)
+    os._exit(Exit.INTERNAL)

@@ -1,5 +1,7 @@
 """What operates a running process, by POST: ``/pause`` and ``/resume`` (``route``, ``topic``,
-``partition``), ``/quiet`` and ``/go-on``, ``/scale`` (``concurrency``).
+``partition``), ``/quiet`` and ``/go-on``, ``/scale`` (``concurrency``), ``/retry-now`` and
+``/give-up`` (messages that wait for another attempt: ``route``, ``topic``, ``partition``,
+``offset``), ``/interrupt`` (one that runs: ``topic``, ``partition``, ``offset``).
 
 Each answers with what it has done, and the log says it as well.
 """
@@ -12,8 +14,10 @@ from typing import Protocol
 
 from gworkers.admin.answer import Answer, BadRequestError, Request
 from gworkers.admin.server import Pages
+from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.pipeline.assignments import names
+from gworkers.pipeline.interventions import Interventions
 from gworkers.pipeline.pauses import Pauses, Selection
 
 log = logging.getLogger("gworkers")
@@ -42,7 +46,24 @@ def selection_of(request: Request, routes: Collection[str]) -> Selection:
     return Selection(route, request.query.get("topic"), number)
 
 
-def actions_of(pauses: Pauses, routes: Collection[str], server: Operated) -> Pages:
+def _wanted(request: Request, routes: Collection[str]) -> Callable[[Job], bool]:
+    """The messages that are asked for. Raises BadRequestError."""
+    query = {name: value for name, value in request.query.items() if name != "offset"}
+    selection, offset = selection_of(Request(query, ""), routes), request.number("offset")
+    if offset is None and "offset" in request.query:
+        raise BadRequestError(f"the offset {request.query['offset']!r} is no number")
+    if offset is not None and (selection.topic is None or selection.partition is None):
+        raise BadRequestError("an offset is one of a topic's partition: name topic and partition as well")
+
+    def wanted(job: Job) -> bool:
+        topic, number, at = job.source
+        named = ((selection.route, job.partition.route.name), (selection.topic, topic), (selection.partition, number), (offset, at))
+        return all(asked in (None, own) for asked, own in named)
+
+    return wanted
+
+
+def actions_of(pauses: Pauses, interventions: Interventions, routes: Collection[str], server: Operated) -> Pages:
     """Those of one process. routes: their names."""
 
     def answer(what: str, selection: Selection, change: Callable[[Selection], list[Partition]]) -> Answer:
@@ -64,8 +85,21 @@ def actions_of(pauses: Pauses, routes: Collection[str], server: Operated) -> Pag
             raise BadRequestError(problem)
         return Answer.shown(True, {"concurrency": concurrency or "auto"})
 
+    def with_retries(change: Callable[[Callable[[Job], bool]], int]) -> Callable[[Request], Answer]:
+        return lambda request: Answer.shown(True, {"messages": change(_wanted(request, routes))})
+
+    def interrupt(request: Request) -> Answer:
+        topic, partition, offset = request.query.get("topic"), request.number("partition"), request.number("offset")
+        if topic is None or partition is None or offset is None:
+            raise BadRequestError("name the message: topic, partition, offset")
+        problem = interventions.interrupt((topic, partition, offset))
+        return Answer.shown(problem is None, {"why": problem or "its handler is told to end"})
+
     return {
         "/scale": scale,
+        "/retry-now": with_retries(interventions.retry_now),
+        "/give-up": with_retries(interventions.give_up),
+        "/interrupt": interrupt,
         "/pause": lambda request: answer("pause", selection_of(request, routes), pauses.pause),
         "/resume": lambda request: answer("resume", selection_of(request, routes), pauses.resume),
         "/quiet": lambda _: quiet(True),

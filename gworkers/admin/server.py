@@ -1,12 +1,13 @@
 """The admin address over HTTP: ``/livez`` (starting it anew would not help), ``/healthz`` (it is
 well), ``/readyz`` (it has partitions or stands by for them), ``/status`` (all that is seen of it, as
-JSON), ``/stacks`` (where each handler stands), ``/failures`` (what failed lately), ``/metrics``
-(Prometheus); and what operates it (gworkers.admin.operate), by POST and with the token for it.
+JSON), ``/stacks`` (where each handler stands), ``/failures`` (what failed lately), ``/retries`` (what
+waits for another attempt), ``/offsets`` (what is finished of a partition), ``/metrics`` (Prometheus);
+and what operates it (gworkers.admin.operate), by POST and with the token for it.
 
-It is made for whoever may reach it: a bounded number of connections, of which the oldest gives way
-to a new one, so that nobody shuts a health check out by holding them; a few seconds for a request,
-which has no body; nothing that operates it from another site's page; and no line in the log for what
-somebody sends there.
+It is made for whoever may reach it: a bounded number of connections, of which the oldest gives way to
+a new one, so that nobody shuts a health check out by holding them; a few seconds for a request, which
+has no body but a page's small form; nothing that operates it from another site's page; and no line in
+the log for what somebody sends there. What operates it is written to the log ``gworkers.audit``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-from urllib.parse import parse_qsl
+from contextlib import suppress
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, unquote
 
 import gevent
 import gevent.socket
@@ -27,18 +30,31 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 from gworkers.admin import addresses, health, metrics, status
 from gworkers.admin.answer import Answer, BadRequestError, Request
 from gworkers.admin.failures import Failures
+from gworkers.admin.hiding import Hiding
 from gworkers.admin.ready_check import ReadyCheck
 from gworkers.config import schema
 from gworkers.errors import UnavailableError
 from gworkers.handlers.stacks import Standing
+from gworkers.pipeline.interventions import Interventions
 from gworkers.pipeline.snapshot import Snapshot
+from gworkers.text import safe
 
 log = logging.getLogger(__name__)
+audit = logging.getLogger("gworkers.audit")
 
 #: Connections at once, and seconds that one request may take from its first byte, or from the end of
 #: the one before, to the last byte of its answer.
 MOST_CONNECTIONS = 64
 REQUEST_TIMEOUT = 5.0
+
+#: What says something of what is in messages.
+PERSONAL = frozenset({"/stacks", "/failures", "/retries"})
+#: Where the page for people is, and the cookie that has its token.
+PAGE = "/page"
+COOKIE = "gworkers"
+#: Where forms are sent to, and how many bytes one may have.
+FORMS = "/page/"
+MOST_FORM = 16_384
 
 _METHODS = ("GET", "HEAD", "POST")
 
@@ -55,15 +71,23 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
     """One connection."""
 
     def handle_one_request(self) -> Any:
-        with gevent.Timeout(REQUEST_TIMEOUT, False):
+        with gevent.Timeout(REQUEST_TIMEOUT, False) as self._limit:
             return super().handle_one_request()
         return None  # too slow: it is closed
+
+    def get_environ(self) -> dict[str, Any]:
+        """With what a stream calls, which may take as long as somebody listens."""
+        found: dict[str, Any] = super().get_environ()
+        found["gworkers.take_time"] = self._limit.cancel
+        return found
 
     def read_request(self, raw_requestline: str) -> Any:
         good = super().read_request(raw_requestline)
         if good and self.command not in _METHODS:
             raise _RefusedError("405 Method Not Allowed")
-        if good and (self.headers.get("Transfer-Encoding") or self.headers.get("Content-Length", "0") != "0"):
+        length = self.headers.get("Content-Length", "0") if good else "0"
+        form = good and self.command == "POST" and self.path.startswith(FORMS) and length.isdecimal() and len(length) < 6
+        if good and (self.headers.get("Transfer-Encoding") or (length != "0" and not (form and int(length) <= MOST_FORM))):
             raise _RefusedError("413 Content Too Large")
         return good
 
@@ -106,6 +130,26 @@ class _Server(WSGIServer):  # type: ignore[misc]
             self._open.pop(own, None)
 
 
+def tell(request: Request, what: str, given: Mapping[str, str]) -> None:
+    """Somebody has something done: who, and what."""
+    audit.info("%s: %s", request.who, safe(" ".join([what, *(f"{name}={value}" for name, value in given.items())])))
+
+
+def _of_cookie(text: str) -> str:
+    """The Authorization header that a page's cookie stands for."""
+    with suppress(CookieError):
+        found = SimpleCookie(text).get(COOKIE)
+        if found is not None:
+            return f"Bearer {unquote(found.value)}"
+    return ""
+
+
+class Site(Protocol):
+    """The page for people, which has all paths below PAGE."""
+
+    def answer(self, request: Request, *, may_read: bool, posted: bool) -> Answer: ...
+
+
 #: What there is: by path, from what is asked to what is answered.
 Pages = Mapping[str, Callable[[Request], Answer]]
 
@@ -114,6 +158,7 @@ def pages_of(
     snapshot: Callable[[], Snapshot],
     config: schema.Config,
     standing: Callable[[], list[Standing]],
+    interventions: Interventions,
     failures: Failures,
     check: ReadyCheck | None,
 ) -> Pages:
@@ -125,6 +170,8 @@ def pages_of(
         "/readyz": lambda _: health.ready(snapshot(), check),
         "/stacks": lambda _: status.stacks(standing()),
         "/failures": lambda _: failures.page(),
+        "/retries": lambda _: status.retries(interventions.waiting()),
+        "/offsets": lambda request: status.offsets(request, interventions.spans),
         "/metrics": lambda _: metrics.page(snapshot(), config),
     }
 
@@ -133,10 +180,13 @@ class Admin:
     """A small HTTP server on the hub. Handlers of messages never run on it, and it never blocks on
     them."""
 
-    def __init__(self, config: schema.Admin, bind: str, pages: Pages, actions: Pages) -> None:
-        """bind: where it listens, which for a worker process of a master is not ``config.bind``."""
+    def __init__(self, config: schema.Admin, bind: str, pages: Pages, actions: Pages, site: Site | None = None) -> None:
+        """bind: where it listens, which for a worker process of a master is not ``config.bind``;
+        site: the page for people."""
         self._pages = pages
         self._actions = actions
+        self._site = site
+        self._hiding = Hiding(config)
         self._bind, self._mode = bind, int(config.mode, 8)
         self._path = addresses.path_of(bind)
         self._listener: addresses.UnixListener | None = None
@@ -196,15 +246,28 @@ class Admin:
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         answer = self._answer_to(environ)
-        data = answer.body.encode()
-        headers = [("Content-Type", f"{answer.kind}; charset=utf-8"), ("Content-Length", str(len(data))), *answer.headers]
-        start_response(answer.status, [*headers, ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")])
+        data = answer.body.encode("utf-8", "backslashreplace")
+        headers = [("Content-Type", f"{answer.kind}; charset=utf-8"), *answer.headers, ("X-Content-Type-Options", "nosniff")]
+        if not any(name == "Cache-Control" for name, _ in answer.headers):
+            headers.append(("Cache-Control", "no-store"))
+        if answer.stream is not None and environ["REQUEST_METHOD"] == "GET":
+            environ["gworkers.take_time"]()
+            start_response(answer.status, headers)
+            return (part.encode("utf-8", "backslashreplace") for part in answer.stream)
+        start_response(answer.status, [*headers, ("Content-Length", str(len(data)))])
         return [data] if environ["REQUEST_METHOD"] != "HEAD" else []
 
     def _answer_to(self, environ: dict[str, Any]) -> Answer:
         path, operates = environ["PATH_INFO"], environ["REQUEST_METHOD"] == "POST"
-        request = Request(dict(parse_qsl(environ.get("QUERY_STRING", ""), max_num_fields=20)), environ.get("HTTP_AUTHORIZATION", ""))
-        may_read, may_operate = self._may(request.authorization)
+        try:
+            request, may_read = self._request(environ, path)
+        except ValueError:
+            return Answer.wrong("400 Bad Request", "more fields than any question here has")
+        may_operate = request.may_operate
+        if operates and environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("same-origin", "none"):
+            return Answer.wrong("403 Forbidden", "it is asked from another site's page")
+        if self._site is not None and (path == "/" or path.startswith(PAGE)):
+            return self._site.answer(request, may_read=may_read, posted=operates)
         if not may_read:
             return Answer.not_allowed()
         page = (self._actions if operates else self._pages).get(path)
@@ -215,17 +278,36 @@ class Admin:
             return Answer.not_found([*self._pages, *(f"POST {name}" for name in self._actions)])
         if operates and not may_operate:
             return Answer.wrong("403 Forbidden", "this token may read; admin.token may operate")
-        if operates and environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("same-origin", "none"):
-            return Answer.wrong("403 Forbidden", "it is asked from another site's page")
         try:
-            return page(request)
+            if operates:
+                tell(request, path, request.query)
+            answer = page(request)
+            return answer.with_facts(self._hiding.without) if path in PERSONAL and self._hiding.hides(request) else answer
         except BadRequestError as error:
             return Answer.wrong("400 Bad Request", str(error))
+
+    def _request(self, environ: dict[str, Any], path: str) -> tuple[Request, bool]:
+        """What is asked, and whether who asks may read. Raises ValueError for too many fields."""
+        query = dict(parse_qsl(environ.get("QUERY_STRING", ""), max_num_fields=20))
+        form: dict[str, str] = {}
+        if environ["REQUEST_METHOD"] == "POST" and path.startswith(FORMS):
+            given = environ["wsgi.input"].read(MOST_FORM)
+            form = dict(parse_qsl(given.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=200))
+        authorization = environ.get("HTTP_AUTHORIZATION", "") or _of_cookie(environ.get("HTTP_COOKIE", ""))
+        may_read, may_operate = self._may(authorization)
+        who = "nobody" if not may_read else "anybody" if self._open else "admin.token" if may_operate else "admin.read_token"
+        whence = environ.get("REMOTE_ADDR") or "the socket"
+        take_time = environ["gworkers.take_time"]
+        return Request(query, authorization, path, form, may_operate, f"{who} from {whence}", take_time), may_read
+
+    @property
+    def _open(self) -> bool:
+        return self._token is None and self._read_token is None
 
     def _may(self, authorization: str) -> tuple[bool, bool]:
         """Whether who asks may read, and may operate. Without any token whoever reaches it may, and it
         is on loopback then."""
-        if self._token is None and self._read_token is None:
+        if self._open:
             return True, True
         kind, _, given = authorization.partition(" ")
         found = given.strip().encode("latin-1", "replace") if kind.lower() == "bearer" else b""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import gworkers
 from gworkers import memory
 from gworkers.admin import health
-from gworkers.admin.answer import Answer
+from gworkers.admin.answer import Answer, BadRequestError, Request
 from gworkers.config.schema import Config
 from gworkers.figures import Times
 from gworkers.handlers.stacks import Standing
+from gworkers.pipeline.interventions import Span, Waiting
 from gworkers.pipeline.snapshot import Snapshot
+from gworkers.text import KEY_SHOWN, cut, text_of
 
 #: Of the interpreter's lock nobody has more than one core; from here on it is what threads wait for.
 ONE_CORE = 0.95
@@ -87,13 +90,29 @@ def stacks(standing: list[Standing]) -> Answer:
             "topic": one.job.source[0],
             "partition": one.job.source[1],
             "offset": one.job.source[2],
+            "key": cut(text_of(one.job.key) or "", KEY_SHOWN) if one.job.key is not None else None,
             "attempt": one.job.attempt,
             "age": round(one.age, 3),
+            "left": round(one.left, 3) if one.left is not None else None,
             "stack": one.stack,
         }
         for one in standing
     ]
     return Answer.shown(True, {"running": found})
+
+
+def retries(waiting: list[Waiting]) -> Answer:
+    """What waits for another attempt here, what is due first before the others."""
+    return Answer.shown(True, {"retries": [asdict(one) for one in waiting]})
+
+
+def offsets(request: Request, spans: Callable[[str, int], list[Span] | None]) -> Answer:
+    """What is finished, running, waiting of one partition."""
+    topic, partition = request.query.get("topic"), request.number("partition")
+    if topic is None or partition is None:
+        raise BadRequestError("name a partition: topic, partition")
+    found = spans(topic, partition)
+    return Answer.shown(found is not None, {"spans": [(span.first, span.end, span.state) for span in found or ()]})
 
 
 def _plain(snapshot: Snapshot) -> dict[str, Any]:
@@ -121,6 +140,8 @@ def page(snapshot: Snapshot, config: Config) -> Answer:
         "holds_back": word,
         "why": sentence,
         "memory": memory.resident(),
+        "threads": memory.threads(),
+        "descriptors": memory.descriptors(),
         **_plain(snapshot),
     }
     return Answer.shown(health.well(snapshot), facts)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gworkers.admin import of_master
-from gworkers.cli.common import configured
+from gworkers.cli.common import configured, given_of
 from gworkers.config.load import load
 
 
@@ -15,4 +15,4 @@ from gworkers.config.load import load
 @configured
 def admin_of_master(file: Path, overrides: tuple[str, ...]) -> None:
     """Answer for the processes that standard input names, until it ends."""
-    of_master.serve(load(file, overrides))
+    of_master.serve(load(file, overrides), given_of(file, overrides))

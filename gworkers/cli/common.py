@@ -51,6 +51,11 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def given_of(file: Path, overrides: tuple[str, ...]) -> list[str]:
+    """The options that name this configuration to another command."""
+    return ["-c", str(file), *(part for assignment in overrides for part in ("--set", assignment))]
+
+
 def kafka_says(error: BaseException, *, writing: bool = False) -> str:
     """What an error of kafka-python means to whoever has called a command. writing: whether the
     command was about to write to a topic, and not to read."""

@@ -72,14 +72,18 @@ def _listed(letter: Letter) -> tuple[str, ...]:
 @click.argument("letter_id", metavar="ID")
 @click.option("--topic", metavar="TOPIC", help="The dead-letter topic; that of the routes without it.")
 @click.option("--raw", is_flag=True, help="Show control characters as they are, for a pipe.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @configured
-def show(letter_id: str, topic: str | None, raw: bool, file: Path, overrides: tuple[str, ...]) -> None:
+def show(letter_id: str, topic: str | None, raw: bool, as_json: bool, file: Path, overrides: tuple[str, ...]) -> None:
     """Show one dead letter whole: where it came from, its error with the stack trace, its headers,
     its value."""
     nothing = dict.fromkeys(("route", "reason", "exception", "key", "since", "until", "where"))
     boxes = Boxes(file, overrides, topic, 1, ids=(letter_id,), **nothing)
     for box in boxes.open():
         for letter in boxes.chosen(box, dealt_with=True):
+            if as_json:
+                terminal.echo_json({**_as_json(letter), "trace": letter.text(SPRING + "exception-stacktrace")})
+                return
             record = letter.record
             headers = [f"header    {name}: {value}" for name, value in terminal.pairs(letter.own_headers)]
             lines = [

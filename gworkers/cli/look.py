@@ -3,7 +3,6 @@ look after the other, with what the ones before said of rates."""
 
 from __future__ import annotations
 
-import os.path
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,8 +12,9 @@ from typing import Any
 from gworkers.cli.asking import Running, partitions_told, processes_of
 from gworkers.config.units import format_duration
 from gworkers.errors import UnavailableError
+from gworkers.handlers.stacks import standing_at
 from gworkers.pipeline.snapshot import PAUSED
-from gworkers.text import cut, safe
+from gworkers.text import safe
 
 #: What there is to look at.
 TABLES = ("routes", "partitions", "running", "failures")
@@ -144,7 +144,7 @@ def _partitions(processes: dict[str, dict[str, Any]], *, several: bool) -> Table
 def _running(found: list[dict[str, Any]], *, several: bool) -> Table:
     rows = []
     for one in sorted(found, key=lambda one: -one["age"]):
-        line = where(one["stack"])
+        line = standing_at(one["stack"])
         cells = (time_of(one["age"]), _message(one), safe(one["route"]), str(one["attempt"]), line)
         keys = (one["age"], _place(one), one["route"], one["attempt"], line)
         rows.append(_row(one, one["process"], cells, keys, several=several))
@@ -195,19 +195,6 @@ def time_of(seconds: float) -> str:
     if seconds < 1:
         return f"{1000 * seconds:.1f} ms"
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} m" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def where(stack: str) -> str:
-    """The innermost line of a stack: ``pricing.py:31 price: time.sleep(1)``."""
-    lines = stack.splitlines()
-    for index in range(len(lines) - 1, -1, -1):
-        parts = lines[index].strip().split(", ", 2)
-        if len(parts) == 3 and parts[0].startswith("File "):
-            short = os.path.basename(parts[0].removeprefix("File ").strip('"'))
-            code = lines[index + 1].strip() if index + 1 < len(lines) else ""
-            name = parts[2].removeprefix("in ")
-            return safe(cut(f"{short}:{parts[1].removeprefix('line ')} {name}: {code}" if code else f"{short} {name}", 200))
-    return ""
 
 
 def sparkline(values: Iterable[float]) -> str:

@@ -15,7 +15,8 @@ import click
 import gevent.subprocess
 
 import gworkers
-from gworkers.cli.common import configured, examples
+from gworkers.admin import addresses
+from gworkers.cli.common import configured, examples, given_of
 from gworkers.config import env_file
 from gworkers.config.load import Loaded, load
 from gworkers.config.units import parse_duration
@@ -102,7 +103,9 @@ def _serve(file: Path, overrides: tuple[str, ...], until_idle: float | None, pid
     from gworkers.supervisor.ending import end_within
     from gworkers.supervisor.server import Server
 
-    server = Server(loaded, until_idle=until_idle, file=file, check=lambda: _wrong(file, overrides), master=master)
+    server = Server(
+        loaded, until_idle=until_idle, file=file, given=given_of(file, overrides), check=lambda: _wrong(file, overrides), master=master
+    )
     status = server.run()
     if server.begin_anew and status in (Exit.OK, Exit.UNSETTLED):
         _begin_anew("gworkers")
@@ -118,7 +121,7 @@ def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until
     """Become the master of several processes, a small program that has nothing of this one loaded."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     command = _command("gworkers")
-    given = _given(file, overrides)
+    given = given_of(file, overrides)
     servers = loaded.config.kafka.bootstrap_servers
     if servers == "embedded":
         started = embedded.start(embedded.samples_of(loaded))
@@ -129,6 +132,7 @@ def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until
         "command": [*command, "run", *given, *idle],
         "check": [*command, "check", *given, "--plan"],
         "admin": [*command, "admin-of-master", *given] if loaded.config.admin.bind is not None else [],
+        "page_at": addresses.page_at(loaded.config.admin.page and not (loaded.config.admin.bind or "").startswith(addresses.UNIX), "{}"),
         "processes": loaded.config.processes,
         "json": loaded.config.logging.format == "json",
         "until_idle": until_idle is not None,
@@ -141,13 +145,8 @@ def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until
     os.execv(sys.executable, [*_command("gworkers.supervisor.master"), json.dumps(plan)])
 
 
-def _given(file: Path, overrides: tuple[str, ...]) -> list[str]:
-    """The options that name this configuration."""
-    return ["-c", str(file), *(part for assignment in overrides for part in ("--set", assignment))]
-
-
 def _wrong(file: Path, overrides: tuple[str, ...]) -> str | None:
     """What ``gworkers check`` says against the configuration as it is now, in a process of its own:
     this one has the application's modules as they were. Blocks the calling greenlet."""
-    done = gevent.subprocess.run([sys.executable, "-m", "gworkers", "check", *_given(file, overrides)], capture_output=True, text=True)
+    done = gevent.subprocess.run([sys.executable, "-m", "gworkers", "check", *given_of(file, overrides)], capture_output=True, text=True)
     return None if done.returncode == 0 else done.stderr.strip()

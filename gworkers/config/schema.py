@@ -117,6 +117,12 @@ class Admin(Section):
         examples=["${file:operate.token}"],
     )
     read_token: str | None = Field(None, min_length=16, description="Whoever sends it may read.", examples=["${file:read.token}"])
+    page: bool = Field(True, description="Whether a browser finds a page for people there.")
+    values: Literal["shown", "hidden"] = Field(
+        "shown",
+        description="Whether keys, values, headers and the words of exceptions are shown to who may read; with `hidden` only whoever has "
+        "`token` sees them, on the page and as JSON.",
+    )
 
     @property
     def open_to_others(self) -> bool:

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 #: Kinds of failures that are counted; of more those are forgotten that have not come for the longest.
 MOST_KINDS = 1_000
+#: Characters of an error that are kept while a message waits for its next attempt.
+WHY_SHOWN = 200
 
 
 class Outcomes:
@@ -202,7 +204,7 @@ class Outcomes:
         )
         self._events.retried.send(job, delay)
         job.error = None
-        self._retries.add(job, delay)
+        self._retries.add(job, delay, cut(one_line(error), WHY_SHOWN))
 
     def _retry_from(self, topic: str, job: Job, error: BaseException) -> None:
         log.info("attempt %d failed, the next is from %s: %s", job.attempt, topic, one_line(error), extra=log_context.about(job))

@@ -33,6 +33,7 @@ from gworkers.pipeline.consumer import Consumer
 from gworkers.pipeline.delivery import AtLeastOnce, Delivery
 from gworkers.pipeline.exactly_once import ExactlyOnce
 from gworkers.pipeline.idle import Idle
+from gworkers.pipeline.interventions import Interventions
 from gworkers.pipeline.ledger import Ledger
 from gworkers.pipeline.outcomes import Outcomes
 from gworkers.pipeline.pacing import Pacing
@@ -105,6 +106,7 @@ class Pipeline:
         if (steered := config.steered) is not None:
             self._steering = Steering(steered, routes, runner, scheduler, lambda: self.time_keeper.cores, self._steer, fatal)
         assignments = Assignments(group, self._partitions, routes, (scheduler, retries, quarantine), delivery, ledger, notes, events)
+        self.interventions = Interventions(self._partitions, runner, retries, outcomes, scheduler, self.time_keeper)
         patient = config.delivery == "exactly-once"
         rebalance = Rebalance(group, assignments, delivery, grace=config.rebalance.grace, patient=patient)
         self._consumer = Consumer(group, config.kafka.group, assignments, rebalance, pauses, scheduler, ledger, fatal)

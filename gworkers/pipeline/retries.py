@@ -17,7 +17,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gevent.event import Event
@@ -104,12 +104,25 @@ class Retries:
         self._scheduler = scheduler
         self._due: dict[int, list[Job]] = {}  # in milliseconds, as time.monotonic() tells it
         self._times: list[int] = []  # the keys of _due as a heap
-        self._count = 0
+        self._why: dict[Job, str] = {}  # of those that wait, how the last attempt failed
         self._changed = Event()
         self._loop = Loop("retries", self._run, fatal)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._why)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._why)
+
+    def first(self, most: int) -> Iterator[tuple[Job, float, str]]:
+        """Those that are due first: in how many seconds, and how the last attempt failed."""
+        now = time.monotonic()
+        for due in sorted(self._due):
+            for job in self._due[due]:
+                if most <= 0:
+                    return
+                most -= 1
+                yield job, max(0.0, due / 1000 - now), self._why[job]
 
     def start(self) -> None:
         self._loop.start()
@@ -117,13 +130,13 @@ class Retries:
     def stop(self) -> None:
         self._loop.stop()
 
-    def add(self, job: Job, delay: float) -> None:
+    def add(self, job: Job, delay: float, why: str = "") -> None:
         """Have ``job`` run again in ``delay`` seconds, or up to 1 % of that and a millisecond
-        later, a second at the most."""
+        later, a second at the most. why: how the last attempt failed."""
         job.attempt += 1
         step = 1 << max(0, min(10, int(delay * 10).bit_length() - 1))
         due = -(-int((time.monotonic() + delay) * 1000 + 1) // step) * step
-        self._count += 1
+        self._why[job] = why
         if due in self._due:
             self._due[due].append(job)
             return
@@ -134,12 +147,16 @@ class Retries:
 
     def drop(self, partition: Partition) -> list[Job]:
         """Take out the jobs of a partition that is no longer ours."""
-        dropped = [job for jobs in self._due.values() for job in jobs if job.partition is partition]
-        if dropped:
+        return [job for job, _ in self.take(lambda job: job.partition is partition)]
+
+    def take(self, wanted: Callable[[Job], bool]) -> list[tuple[Job, str]]:
+        """Take out those that are wanted, each with how its last attempt failed."""
+        taken = [job for jobs in self._due.values() for job in jobs if wanted(job)]
+        if taken:
+            gone = set(taken)
             for due, jobs in self._due.items():
-                self._due[due] = [job for job in jobs if job.partition is not partition]
-            self._count -= len(dropped)
-        return dropped
+                self._due[due] = [job for job in jobs if job not in gone]
+        return [(job, self._why.pop(job)) for job in taken]
 
     def _run(self) -> None:
         while True:
@@ -154,5 +171,6 @@ class Retries:
         due: list[Job] = []
         while self._times and self._times[0] <= now:
             due += self._due.pop(heapq.heappop(self._times))
-        self._count -= len(due)
+        for job in due:
+            del self._why[job]
         return due

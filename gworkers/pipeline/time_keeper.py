@@ -23,6 +23,7 @@ from gworkers.errors import RestartError
 from gworkers.events import Events
 from gworkers.figures import Histogram
 from gworkers.handlers.block import Block, over_limit
+from gworkers.handlers.job import Job
 from gworkers.handlers.routes import Route
 from gworkers.handlers.slot import Slot
 from gworkers.handlers.time_limits import INTERRUPT_GRACE
@@ -63,6 +64,7 @@ class TimeKeeper:
         self._fatal = fatal
         self._max_stuck = max_stuck
         self._loop = Loop("time keeper", self._run, fatal)
+        self._asked: set[Job] = set()  # whose handlers an operator wants to end
         self.beat = time.monotonic()
         self.late = Histogram()  # by how much the hub's turns for it came too late
         self.cores = 0.0  # of a processor's time this process had of all its threads, in the last second
@@ -72,6 +74,10 @@ class TimeKeeper:
 
     def stop(self) -> None:
         self._loop.stop()
+
+    def interrupt(self, job: Job) -> None:
+        """Have its handler end, if it still runs at the next look, as if it were over its limit."""
+        self._asked.add(job)
 
     def _run(self) -> None:
         second, cpu = self.beat, time.process_time()
@@ -102,8 +108,12 @@ class TimeKeeper:
         """Interrupt the handlers that are over their limit, and give up those that were told to end
         and have not."""
         now = time.monotonic()
+        asked, self._asked = self._asked, set()
         for block in list(self._runner.blocks):
             timeout, slot = block.route.timeout, block.slot
+            if asked and slot is not None and slot.job in asked and timeout is not None:
+                self._interrupt(block, slot, now)
+                continue
             limit, deadline = (slot.time_limit, slot.deadline) if slot is not None else (None, None)
             if timeout is None or slot is None or limit is None or deadline is None or now <= deadline:
                 continue
@@ -119,6 +129,17 @@ class TimeKeeper:
                 continue
             if hopeless and limit.give_up():
                 self._give_up(block, slot, now - deadline + timeout)
+
+    def _interrupt(self, block: Block, slot: Slot, now: float) -> None:
+        """As an operator wants it; where an exception would do harm it is tried again at the next
+        look."""
+        job, limit = slot.job, slot.time_limit
+        assert job is not None
+        if limit is None or not self._runner.executor.may_interrupt(limit):
+            self._asked.add(job)
+        elif limit.late(0.0, now):
+            self._runner.executor.interrupt(block, limit)
+            log.warning("an operator has it interrupted", extra=log_context.about(job))
 
     def _give_up(self, block: Block, slot: Slot, age: float) -> None:
         job, limit, executor = slot.job, slot.time_limit, self._runner.executor

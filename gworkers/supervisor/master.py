@@ -108,7 +108,7 @@ class Master:
             self.say("the admin address cannot be had; so all of them end")
             self._stop(self._admin.status or INTERNAL)
             return
-        self.say(f"admin at {address}")
+        self.say(f"admin at {address}{self.plan['page_at'].format(address)}")
         write_run_file(self.plan, address)
         self._tell_admin()
 

@@ -13,21 +13,16 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gevent
 from gevent.event import Event
-from gevent.pool import Group
 
 import gworkers
 from gworkers.admin import addresses, sending
-from gworkers.admin.failures import Failures
 from gworkers.admin.health import alive
-from gworkers.admin.operate import actions_of
-from gworkers.admin.ready_check import ReadyCheck
 from gworkers.admin.sending import Sending
-from gworkers.admin.server import Admin, pages_of
 from gworkers.config.load import Loaded
 from gworkers.config.schema import Config
 from gworkers.config.units import format_duration
@@ -43,6 +38,7 @@ from gworkers.server.process import Process, check_executor
 from gworkers.server.progress import Progress
 from gworkers.server.watch import Watch
 from gworkers.supervisor import run_file
+from gworkers.supervisor.admin_address import AdminAddress
 from gworkers.supervisor.notify import Notify
 from gworkers.supervisor.operating import Operating
 from gworkers.supervisor.recycling import Recycling
@@ -60,8 +56,9 @@ class Server(Operating):
 
     config: a Config made in Python, or what ``gworkers.config.load.load`` returned. until_idle:
     seconds without anything to do after which it stops by itself; None serves on. file: the
-    configuration's file, which other commands know it by. check: says what is wrong with the file as
-    it is now, for a reload; may block the calling greenlet. master: whose worker process this is.
+    configuration's file, which other commands know it by; given: the options that name it to a
+    command. check: says what is wrong with the file as it is now, for a reload; may block the calling
+    greenlet. master: whose worker process this is.
     """
 
     def __init__(
@@ -70,6 +67,7 @@ class Server(Operating):
         *,
         until_idle: float | None = None,
         file: Path | None = None,
+        given: Sequence[str] | None = None,
         check: Callable[[], str | None] | None = None,
         master: UnderMaster | None = None,
     ) -> None:
@@ -77,6 +75,7 @@ class Server(Operating):
         self._config = self._loaded.config
         self._until_idle = until_idle
         self._file = file
+        self._given = given
         self._check = check
         self._master = master
         self.begin_anew = False  # the configuration has changed: whoever has started this is to start it again
@@ -91,7 +90,7 @@ class Server(Operating):
         self._at_once = False
         self._stop_began: float | None = None
         self._embedded: embedded.Embedded | None = None
-        self._admin: Admin | None = None
+        self._admin: AdminAddress | None = None
         self._progress: Progress | None = None
         self._watch: Watch | None = None
         self._recycling: Recycling | None = None
@@ -206,18 +205,8 @@ class Server(Operating):
         number = self._master.number if self._master is not None else 0
         process = self.process = Process(self._loaded, routes, hooks, servers, number, self.fail)
         if self._config.admin.bind is not None:
-            pipeline = process.pipeline
-            spawn = Group().spawn if self._config.executor == "greenlet" else gevent.get_hub().threadpool.spawn
-            check = ReadyCheck(hooks.ready, spawn) if hooks.ready is not None else None
-            pages = pages_of(pipeline.snapshot, self._config, lambda: pipeline.standing, Failures(pipeline.events), check)
-            bind = addresses.resolved(self._config.admin.bind, self._loaded.folder)
-            if self._master is not None:
-                bind = addresses.of_worker(bind, number)
-            actions = actions_of(pipeline.pauses, tuple(self._config.routes), self)
-            self._admin = Admin(self._config.admin, bind, pages, actions)
+            self._admin = AdminAddress(self._loaded, process, hooks.ready, self, self._master, self._given)
             self.admin_address = self._admin.start()
-            if self._master is not None:
-                self._master.tell(admin=self.admin_address)
         self._announce(routes, servers)
         if self._file is not None and self._master is None:
             run_file.write(self._file, {"servers": servers, "admin": self.admin_address})
@@ -267,7 +256,7 @@ class Server(Operating):
             "concurrency %d, executor %s%s",
             config.first_concurrency,
             config.executor,
-            f", admin at {self.admin_address}" if self.admin_address else "",
+            f", admin at {self.admin_address}{addresses.page_at(config.admin.page, self.admin_address)}" if self.admin_address else "",
         )
 
     def _where(self, servers: str) -> str:

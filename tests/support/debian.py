@@ -17,9 +17,9 @@ class NotHere(Exception):
     """It cannot be had; the text says why."""
 
 
-def unpacked(package: str) -> Path:
-    """The folder with a package's files, ``usr`` and so on; of those that it depends on none. Fetched
-    once a checkout. Raises NotHere."""
+def unpacked(package: str, *, whole: bool = False) -> Path:
+    """The folder with a package's files, ``usr`` and so on; ``whole``: with those of what it depends
+    on and this machine has not. Fetched once a checkout. Raises NotHere."""
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             raise NotHere(f"{program} is not installed")
@@ -29,10 +29,10 @@ def unpacked(package: str) -> Path:
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not (folder / "usr").is_dir():
             folder.mkdir(exist_ok=True)
-            done = _download(package, folder)
+            done = _download(package, folder, whole)
             if done.returncode:  # its lists may be old
                 subprocess.run(["apt-get", "update"], capture_output=True)
-                done = _download(package, folder)
+                done = _download(package, folder, whole)
             if done.returncode:
                 raise NotHere(f"the Debian package {package} cannot be fetched: {done.stderr.strip().splitlines()[-1:]}")
             for archive in folder.glob("*.deb"):
@@ -41,5 +41,9 @@ def unpacked(package: str) -> Path:
     return folder
 
 
-def _download(package: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["apt-get", "download", "-q", package], cwd=folder, capture_output=True, text=True)
+def _download(package: str, folder: Path, whole: bool) -> subprocess.CompletedProcess[str]:
+    names = [package]
+    if whole:
+        told = subprocess.run(["apt-get", "install", "-s", "--no-install-recommends", package], capture_output=True, text=True)
+        names = [line.split()[1] for line in told.stdout.splitlines() if line.startswith("Inst ")] or names
+    return subprocess.run(["apt-get", "download", "-q", *names], cwd=folder, capture_output=True, text=True)
