@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +88,8 @@ class Case:
     order: str = "none"
     executor: str = "thread"
     seconds: float = AUTO_SECONDS
+    numbers: Sequence[int] = FIXED
+    after: float = 2.0  # seconds until a fixed number is measured: what it is compared with runs for a while, too
     fixed: dict[int, float] = field(default_factory=dict)
     seen: list[tuple[float, int, int, float]] = field(default_factory=list)  # second, concurrency, settled, messages a second
     reason: str = ""
@@ -107,7 +109,7 @@ CASES = (
     Case("computes 0.1 ms", COMPUTES),
     Case("20 connections", DATABASE),
     Case("slower beyond 20", SLOWER),
-    Case("skewed keys", WAITS, order="key"),
+    Case("skewed keys", WAITS, order="key", numbers=(16, 64, 256), after=FOUND_AFTER),
     Case("changes", CHANGES, seconds=CHANGE + AUTO_SECONDS),
 )
 
@@ -137,7 +139,7 @@ def _status(address: str) -> dict[str, Any]:
 def fixed(servers: str, source: str, case: Case, concurrency: int) -> float:
     """Messages a second."""
     with serving(servers, source, case, concurrency) as address:
-        time.sleep(2)
+        time.sleep(case.after)
         before, began = _status(address)["done"], time.monotonic()
         time.sleep(SECONDS)
         return float(_status(address)["done"] - before) / (time.monotonic() - began)
@@ -194,7 +196,7 @@ def table(cases: list[Case]) -> str:
             best = case.best if part != "after" else next(other for other in cases if other.app == DATABASE).best
             rate = case.rate(begin, end)
             settled = [one[2] for one in case.seen if begin <= one[0] < end]
-            cells = [f"{case.fixed.get(number, 0):,.0f}" for number in FIXED] if part != "after" else ["–"] * len(FIXED)
+            cells = [f"{case.fixed[number]:,.0f}" if number in case.fixed and part != "after" else "–" for number in FIXED]
             rows.append(
                 f"| {case.name} {part} | {' | '.join(cells)} | {rate:,.0f} | {rate / best:.2f} | {min(settled)} to {max(settled)} |"
             )
@@ -218,7 +220,7 @@ def main() -> int:
         produce(kafka.servers, source, ((keys[n % len(keys)], b"x" * 20) for n in range(options.messages)))
         for case in cases:
             alike = next((other for other in cases if other.app == WAITS and other.fixed and case.app == CHANGES), None)
-            case.fixed = alike.fixed if alike else {number: fixed(kafka.servers, source, case, number) for number in FIXED}
+            case.fixed = alike.fixed if alike else {number: fixed(kafka.servers, source, case, number) for number in case.numbers}
             found(kafka.servers, source, case)
             print(f"{case.name}: {case.reason}", flush=True)
             print(table([case]) if case.app != CHANGES else "", flush=True)
