@@ -27,6 +27,9 @@ from gworkers.text import text_of
 
 log = logging.getLogger(__name__)
 
+#: The header of a letter that was sent again with another value.
+EDITED = "gworkers-edited"
+
 #: Letters in one transaction of a replay.
 LETTERS_A_TRANSACTION = 200
 
@@ -45,6 +48,7 @@ class Letter:
     partition: int
     record: Job
     dealt_with: bool
+    edited: bool = False  # its value is not the one it came with
 
     def header(self, name: str) -> bytes | None:
         return next((value for key, value in reversed(self.record.headers) if key == name), None)
@@ -96,8 +100,15 @@ class Letter:
 
     @property
     def own_headers(self) -> list[tuple[str, bytes | None]]:
-        """The message's headers as it came."""
-        return [(name, value) for name, value in self.record.headers if not name.startswith((SPRING, OURS))]
+        """The message's headers as it came; of an edited one with a mark that it is."""
+        found = [(name, value) for name, value in self.record.headers if not name.startswith((SPRING, OURS))]
+        return [*found, (EDITED, b"true")] if self.edited else found
+
+    def with_value(self, value: bytes) -> Letter:
+        """The same letter with another value."""
+        record = self.record
+        changed = Job(record.offset, record.timestamp, record.key, value, record.headers, record.size)
+        return replace(self, record=changed, edited=True)
 
 
 class _Name(str):

@@ -21,7 +21,7 @@ LEAST_STEP = 1.12
 #: More is kept when it brings this part of what it would bring where nothing stood in the way, and at
 #: least this much; less is kept when it costs no more than this.
 WORTH = 0.15
-LEAST_GAIN = 0.03
+LEAST_GAIN = 0.02
 COSTS_NOTHING = 0.015
 #: Less is kept as long as it does this part of the most that was done: small costs add up. The most
 #: fades by this at each attempt.
@@ -31,10 +31,13 @@ FORGETTING = 0.998
 CLOSE = 0.05
 #: Of the handlers that may run, how many must for the number to matter.
 USED_UP = 0.9
-#: Cores' worth of work of which a process of Python has no more, so that more threads cannot help;
-#: above it are handlers that compute outside of the interpreter's lock.
+#: Cores' worth of work of which a process of Python has no more, so that more threads hardly help and
+#: have to bring more to be kept, while they make the hub wait for its turn; above it are handlers that
+#: compute outside of the interpreter's lock.
 ONE_CORE = 0.93
 SEVERAL_CORES = 1.1
+WORTH_OF_CORE = 0.25
+LEAST_OF_CORE = 0.05
 #: Windows between two attempts: after one that was kept, and at the most, when nothing changes.
 SHORTEST_PAUSE = 1
 LONGEST_PAUSE = 32
@@ -108,21 +111,19 @@ class Finder:
         if self._base is None or self._rest > 0:
             self._rest = max(0, self._rest - 1)
             return self._stay()
-        self._probe = self._neighbour(self._base)
+        self._probe = self._neighbour()
         return Choice(self._settled if self._probe is None else self._probe, self._settled, self._reason)
 
     def _stay(self) -> Choice:
         return Choice(self._settled, self._settled, self._reason)
 
-    def _neighbour(self, base: Window) -> int | None:
+    def _neighbour(self) -> int | None:
         """What to try next, or None."""
         for _ in range(2):
-            if self._up and not (ONE_CORE <= base.cores < SEVERAL_CORES):
+            if self._up:
                 found = min(self.most, max(self._settled + 1, round(self._settled * self._step)))
-            elif not self._up:
-                found = max(self.least, min(self._settled - 1, round(self._settled / self._step)))
             else:
-                found = self._settled
+                found = max(self.least, min(self._settled - 1, round(self._settled / self._step)))
             if found != self._settled:
                 return found
             self._refuse()
@@ -135,11 +136,13 @@ class Finder:
         more = probe > self._settled
         usual = fmean(window.rate for window in self._usual) if self._usual else base.rate
         before, self._doubtful = self._doubtful, None
-        rate = seen.rate if before is None else fmean((before.rate, seen.rate))
+        rates = (seen.rate,) if before is None else (before.rate, seen.rate)
+        rate = fmean(rates) if more else min(rates)  # too few cost more than too many
         gain = rate / usual - 1 if usual else 0.0
         known = self._best * FORGETTING
         self._best = usual if usual < (1 - CHANGED) * known else max(usual, known)
-        wanted = max(LEAST_GAIN, WORTH * (probe / self._settled - 1)) if more else -COSTS_NOTHING
+        worth, least = (WORTH_OF_CORE, LEAST_OF_CORE) if _one_core(base) else (WORTH, LEAST_GAIN)
+        wanted = max(least, worth * (probe / self._settled - 1)) if more else -COSTS_NOTHING
         if before is None and abs(gain - wanted) < CLOSE:
             return False
         if gain < wanted or (not more and rate < KEPT * self._best):
@@ -185,6 +188,10 @@ class Finder:
         usual.append(seen)
 
 
+def _one_core(window: Window) -> bool:
+    return ONE_CORE <= window.cores < SEVERAL_CORES
+
+
 def _differs(one: Window, other: Window) -> bool:
     return any(abs(a - b) > CHANGED * max(a, b) for a, b in ((one.rate, other.rate), (one.handler, other.handler)))
 
@@ -192,6 +199,6 @@ def _differs(one: Window, other: Window) -> bool:
 def _why(settled: int, probe: int, base: Window, gain: float, more: bool) -> str:
     if not more:
         return f"with {probe} it would do {-gain:.0%} less"
-    if ONE_CORE <= base.cores < SEVERAL_CORES:
+    if _one_core(base):
         return f"its handlers share one core's worth of Python ({base.cores:.2f}): more processes would help"
     return f"{probe} did no more than {settled}" if gain > -LEAST_GAIN else f"with {probe} it would do {-gain:.0%} less"
