@@ -9,9 +9,9 @@ from gworkers.admin.answer import Request
 from gworkers.config.schema import Admin
 
 HIDDEN = "(hidden)"
-#: Fields of what the admin address says that come from messages: keys, values, headers, and the words
-#: of exceptions, which may repeat them.
-FROM_MESSAGES = frozenset({"key", "value", "headers", "text", "trace"})
+#: Fields of what the admin address says that come from messages: keys, values, headers, lines of the
+#: log, and the words of exceptions, which may repeat them.
+FROM_MESSAGES = frozenset({"key", "value", "headers", "text", "trace", "log"})
 
 
 class Hiding:

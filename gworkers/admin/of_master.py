@@ -5,7 +5,8 @@
 - ``/status`` has what each of them says of itself;
 - ``/stacks`` has the handlers of each, ``/failures`` what failed in each;
 - ``/metrics`` has each process's figures under its number, ``process="0"``;
-- what operates it goes to each of them; ``/scale`` (``processes``) to the master, by its signals.
+- what operates it goes to each of them; ``/scale`` (``processes``) and ``/reload`` to the master,
+  by its signals; ``/replace`` (``process``) to one.
 
 A process of its own beside the master (gworkers.supervisor.master), which tells it on standard input
 where the processes are, a JSON object a line, and ends it by closing that.
@@ -62,13 +63,14 @@ class OfMaster:
             "/failures": partial(self._shown, "/failures"),
             "/retries": partial(self._shown, "/retries"),
             "/offsets": partial(self._shown, "/offsets"),
+            "/log": partial(self._shown, "/log"),
             "/metrics": self._metrics,
         }
 
     def actions(self) -> Pages:
         """They go to each process with all that was asked."""
         to_all = {path: partial(self._operate, path) for path in TO_ALL}
-        return {**to_all, "/scale": self._scale}
+        return {**to_all, "/scale": self._scale, "/reload": self._reload, "/replace": self._replace}
 
     def _well(self, path: str, request: Request) -> Answer:
         found = self._ask_all("GET", path, request)
@@ -106,6 +108,19 @@ class OfMaster:
             os.kill(os.getppid(), signal.SIGTTIN if wanted > before else signal.SIGTTOU)
             gevent.sleep(SIGNAL_INTERVAL)  # two of a kind that come at once are one
         return Answer.shown(True, {"processes": wanted, "before": before})
+
+    def _reload(self, request: Request) -> Answer:
+        os.kill(os.getppid(), signal.SIGHUP)
+        return Answer.shown(True, {"why": "the configuration is checked; if it is right the processes are replaced"})
+
+    def _replace(self, request: Request) -> Answer:
+        """One process, which is named."""
+        number = request.number("process")
+        address = self.addresses.get(number) if number is not None else None
+        if number is None or address is None:
+            raise BadRequestError("name a process that runs: process, its number")
+        told = _ask(address, "POST", "/replace", request.authorization)
+        return Answer.shown(told[0] == 200, {"why": _facts({number: told})[str(number)].get("why", "")})
 
     def _metrics(self, request: Request) -> Answer:
         found = self._ask_all("GET", "/metrics", request)

@@ -32,6 +32,10 @@ class Operated(Protocol):
 
     def find_concurrency(self) -> str | None: ...
 
+    def reload(self, who: str) -> None: ...
+
+    def replace(self, who: str) -> None: ...
+
 
 def selection_of(request: Request, routes: Collection[str]) -> Selection:
     """Raises BadRequestError for what is none."""
@@ -95,8 +99,18 @@ def actions_of(pauses: Pauses, interventions: Interventions, routes: Collection[
         problem = interventions.interrupt((topic, partition, offset))
         return Answer.shown(problem is None, {"why": problem or "its handler is told to end"})
 
+    def reload(_: Request) -> Answer:
+        server.reload("an operator")
+        return Answer.shown(True, {"why": "the configuration is checked; if it is right it is taken up"})
+
+    def replace(_: Request) -> Answer:
+        server.replace("an operator")
+        return Answer.shown(True, {"why": "it drains and begins anew"})
+
     return {
         "/scale": scale,
+        "/reload": reload,
+        "/replace": replace,
         "/retry-now": with_retries(interventions.retry_now),
         "/give-up": with_retries(interventions.give_up),
         "/interrupt": interrupt,

@@ -48,13 +48,16 @@ MOST_CONNECTIONS = 64
 REQUEST_TIMEOUT = 5.0
 
 #: What says something of what is in messages.
-PERSONAL = frozenset({"/stacks", "/failures", "/retries"})
+PERSONAL = frozenset({"/stacks", "/failures", "/retries", "/log"})
 #: Where the page for people is, and the cookie that has its token.
 PAGE = "/page"
 COOKIE = "gworkers"
 #: Where forms are sent to, and how many bytes one may have.
 FORMS = "/page/"
-MOST_FORM = 16_384
+MOST_FORM = 65_536
+#: Fields of a question, and the one that may be given several times.
+MOST_FIELDS = 300
+MANY = "id"
 
 _METHODS = ("GET", "HEAD", "POST")
 
@@ -288,11 +291,13 @@ class Admin:
 
     def _request(self, environ: dict[str, Any], path: str) -> tuple[Request, bool]:
         """What is asked, and whether who asks may read. Raises ValueError for too many fields."""
-        query = dict(parse_qsl(environ.get("QUERY_STRING", ""), max_num_fields=20))
+        query: dict[str, str] = {}
+        for name, value in parse_qsl(environ.get("QUERY_STRING", ""), max_num_fields=MOST_FIELDS):
+            query[name] = f"{query[name]},{value}" if name == MANY and name in query else value
         form: dict[str, str] = {}
         if environ["REQUEST_METHOD"] == "POST" and path.startswith(FORMS):
             given = environ["wsgi.input"].read(MOST_FORM)
-            form = dict(parse_qsl(given.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=200))
+            form = dict(parse_qsl(given.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS))
         authorization = environ.get("HTTP_AUTHORIZATION", "") or _of_cookie(environ.get("HTTP_COOKIE", ""))
         may_read, may_operate = self._may(authorization)
         who = "nobody" if not may_read else "anybody" if self._open else "admin.token" if may_operate else "admin.read_token"

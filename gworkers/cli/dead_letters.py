@@ -140,18 +140,29 @@ def count(as_json: bool, **options: Any) -> None:
         "gworkers dead-letters replay -c conf/app.yaml --dry-run",
         "gworkers dead-letters replay -c conf/app.yaml --exception '*Timeout' --rate 50/s",
         "gworkers dead-letters replay -c conf/app.yaml --id 0@15 --to orders.again",
+        "gworkers dead-letters replay -c conf/app.yaml --id 0@15 --topic orders.dead --value mended.json",
     )
 )
 @filtered
 @click.option("--to", metavar="TOPIC", help="Send to this topic; to each letter's original one without it.")
 @click.option("--rate", metavar="N/s", help="No faster than this, as 50/s.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
-def replay(to: str | None, rate: str | None, dry_run: bool, **options: Any) -> None:
+@click.option(
+    "--value",
+    "value_file",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Send this value in place of the letter's, of one letter (--id); - is standard input. A header, gworkers-edited, says so.",
+)
+def replay(to: str | None, rate: str | None, dry_run: bool, value_file: Any, **options: Any) -> None:
     """Send dead letters again, each once, even when this is interrupted and run again."""
     try:
         bucket = Bucket(parse_rate(rate), time.monotonic()) if rate is not None else None
     except ValueError as error:
         raise UsageError(f"--rate {rate}: {error}") from None
+    if value_file is not None and len(options["ids"]) != 1:
+        raise UsageError("--value is for one letter; name it with --id, as ls does")
+    value = value_file.read() if value_file is not None else None
     targets: Counter[str] = Counter()
     total = 0
     left_out: Counter[str] = Counter()
@@ -166,6 +177,8 @@ def replay(to: str | None, rate: str | None, dry_run: bool, **options: Any) -> N
             total += 1
     for why, number in left_out.most_common():
         terminal.echo(f"{number:,} left out: {why}", err=True)
+    if value is not None and total > 1:
+        raise UsageError(f"{total} letters have this id, in several topics; name one with --topic")
     if dry_run or not total:
         for topic, number in sorted(targets.items()):
             click.echo(f"{number:,} to {topic}")
@@ -176,7 +189,8 @@ def replay(to: str | None, rate: str | None, dry_run: bool, **options: Any) -> N
     sent = 0
     with terminal.progress("replaying", total) as advance:
         for box in boxes.open():
-            letters = (letter for letter in boxes.chosen(box) if boxes.not_to_be_sent(letter, to) is None)
+            found = (letter for letter in boxes.chosen(box) if boxes.not_to_be_sent(letter, to) is None)
+            letters = found if value is None else (letter.with_value(value) for letter in found)
             sent += box.replay(_paced(letters, bucket), to, advance)
     click.echo(f"{sent:,} dead letters sent again to {', '.join(sorted(targets))}")
 

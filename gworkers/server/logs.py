@@ -9,6 +9,7 @@ import logging.config
 import re
 import sys
 import time
+from collections import deque
 from typing import Any
 
 from gworkers import log_context
@@ -84,11 +85,20 @@ class JsonFormatter(logging.Formatter):
         return safe_json(json.dumps(line, ensure_ascii=False, default=str))
 
 
+#: The last lines, as they were written.
+tail: deque[str] = deque(maxlen=200)
+
+
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to whatever sys.stderr is at the time, and lets the progress line make room."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        tail.append(text)
+        return text
 
 
 _LOGIN = re.compile(r"""auth_bytes=b?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")

@@ -10,11 +10,13 @@ import gevent
 from gevent.pool import Group
 
 from gworkers.admin import addresses, server
+from gworkers.admin.answer import Answer
 from gworkers.admin.failures import Failures
 from gworkers.admin.operate import Operated, actions_of
 from gworkers.admin.page.made import site_of
 from gworkers.admin.ready_check import ReadyCheck
 from gworkers.config.load import Loaded
+from gworkers.server import logs
 from gworkers.server.process import Process
 from gworkers.supervisor.under_master import UnderMaster
 
@@ -43,7 +45,8 @@ class AdminAddress:
         spawn = Group().spawn if config.executor == "greenlet" else gevent.get_hub().threadpool.spawn
         check = ReadyCheck(ready, spawn) if ready is not None else None
         failures = Failures(pipeline.events)
-        pages = server.pages_of(pipeline.snapshot, config, lambda: pipeline.standing, pipeline.interventions, failures, check)
+        pages: server.Pages = server.pages_of(pipeline.snapshot, config, lambda: pipeline.standing, pipeline.interventions, failures, check)
+        pages = {**pages, "/log": lambda _: Answer.shown(True, {"log": list(logs.tail)})}
         actions = actions_of(pipeline.pauses, pipeline.interventions, tuple(config.routes), owner)
         bind = addresses.resolved(config.admin.bind, loaded.folder)
         self._master = master

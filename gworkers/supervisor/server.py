@@ -30,7 +30,7 @@ from gworkers.errors import ConfigError, Exit, GworkersError, StopAsked, Unavail
 from gworkers.handlers import loading
 from gworkers.handlers.routes import Route
 from gworkers.kafka import embedded, versions
-from gworkers.loop import Loop
+from gworkers.loop import Loop, after
 from gworkers.server import limits, logs
 from gworkers.server.hub_log import HubLog
 from gworkers.server.problems import problems_of
@@ -268,6 +268,14 @@ class Server(Operating):
             return
         self._drain_to_begin_anew(why)
 
+    def replace(self, who: str) -> None:
+        """Drain, and have another process in this one's place."""
+        self._recycle(f"{who}: replace")
+
+    def reload(self, who: str) -> None:
+        """As ``asked_to_reload``, and does not block."""
+        after(0.0, "reload", self.fail, self.asked_to_reload, who)
+
     def _drain_to_begin_anew(self, why: str) -> None:
         log.info("%s: draining for up to %s, then beginning anew", why, format_duration(self._config.shutdown.grace))
         self.begin_anew = True
@@ -303,17 +311,17 @@ class Server(Operating):
         self._at_once, self.begin_anew = True, False
         self._stop_asked.set()
 
-    def asked_to_reload(self) -> None:
+    def asked_to_reload(self, who: str = "SIGHUP") -> None:
         if self._check is None:
-            log.warning("SIGHUP: this server was not started from a file, and has nothing to read anew")
+            log.warning("%s: this server was not started from a file, and has nothing to read anew", who)
             return
         wrong = self._check()
         if wrong is not None:
-            log.error("SIGHUP: the configuration is as it was, because the new one is not right:")
+            log.error("%s: the configuration is as it was, because the new one is not right:", who)
             logs.last_words(wrong)
             return
         self._notify.reloading()
-        self._drain_to_begin_anew("SIGHUP")
+        self._drain_to_begin_anew(who)
 
     # -- stop
 

@@ -7,12 +7,14 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from tests.support.broker import free_port
 from tests.support.browser import findings
 from tests.support.servers import configuration, consume, create_topic, produce, unique, until
 
@@ -224,7 +226,7 @@ def test_dead_letters_are_searched_replayed_and_dropped(
     assert re.search(r'"what": "fails"', window.text)
     assert "GatewayTimeout: no answer for 42" in window.text
     assert "app.py" in window.text, "its stack trace"
-    window.page.get_by_text("Replay…").click()
+    window.page.get_by_text("Replay…", exact=True).click()
     assert "1 dead letters would be sent" in window.text
     window.page.locator("form.confirm button").click()
     window.page.wait_for_url("**told=**")
@@ -243,6 +245,69 @@ def test_dead_letters_are_searched_replayed_and_dropped(
     until(lambda: (window.open("/page/dead-letters"), "No dead letters wait" in window.text)[1], what="all dealt with")
     until(lambda: status(address)["retrying"] + status(address)["dead_lettered"] >= 31, what="what was sent again")
     assert re.search(r"gworkers\.audit.*anybody from 127\.0\.0\.1: dead-letters drop", server.log)
+
+
+def test_letters_are_chosen_and_one_is_mended_before_its_replay(
+    kafka_servers: str, source: str, output: str, dead: str, shop: Any, view: Any
+) -> None:
+    _, address = shop()
+    letters(kafka_servers, source, address, 5)
+    window = view(address)
+    window.open("/page/dead-letters")
+    window.page.locator("a[href*='/page/letter']").first.click()
+    window.page.get_by_text("Edit and replay…").click()
+    mended = b'{"n": 1,\n "what": "good", "note": "<mended>"}'
+    window.page.locator("textarea").fill(mended.decode())
+    window.page.locator("form.confirm button").click()
+    window.page.wait_for_url("**told=**")
+    until(lambda: [m for m in consume(kafka_servers, output) if m.value() == mended], what="the mended one's result")
+    (sent,) = [m for m in consume(kafka_servers, source) if m.value() == mended]
+    assert dict(sent.headers())["gworkers-edited"] == b"true"
+    window.open("/page/dead-letters")
+    boxes = window.page.locator("input[type=checkbox]")
+    assert boxes.count() == 4
+    boxes.nth(0).check()
+    boxes.nth(2).check()
+    window.page.get_by_text("Drop the chosen…").click()
+    assert "2 dead letters would be dropped" in window.text
+    window.page.locator("form.confirm button").click()
+    window.page.wait_for_url("**told=**")
+    until(lambda: (window.open("/page/dead-letters"), "2 dead letters, by what" in window.text)[1], what="the other two alone")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_process_is_replaced_and_the_configuration_is_read_anew(
+    kafka_servers: str, source: str, shop: Any, view: Any, processes: int
+) -> None:
+    server, address = shop(processes=processes, admin={"bind": f"127.0.0.1:{free_port()}"})
+
+    def pids() -> dict[str, int]:
+        with suppress(requests.RequestException):
+            told = requests.get(f"http://{address}/status", timeout=10).json()
+            found = told.get("processes", {"0": told})
+            if all("uptime" in one and one["joined"] for one in found.values()) and len(found) == processes:
+                return {number: one["pid"] for number, one in found.items()}
+        return {}
+
+    before = until(pids, what="its processes")
+    window = view(address)
+    window.open("/page/processes")
+    assert "assigned: " in window.page.locator("pre.log").first.text_content()
+    do(window, "/page/processes", "Replace")
+    server.says("an operator: replace")
+    if processes > 1:
+        until(lambda: (after := pids()) and after["0"] != before["0"] and after["1"] == before["1"], what="process 0 alone replaced")
+    else:
+        until(lambda: server.log.count("executor thread") == 2 and pids(), what="a second beginning")
+    begun = server.log.count("executor thread")
+    server.file.write_text(server.file.read_text().replace("handler: app:handle", "handler: app:nothing"))
+    do(window, "/page/processes", "Reload")
+    until(lambda: "app has no" in server.log or "nothing" in server.log, what="what is wrong with it")
+    assert server.log.count("executor thread") == begun
+    server.file.write_text(server.file.read_text().replace("handler: app:nothing", "handler: app:handle"))
+    do(window, "/page/processes", "Reload")
+    until(lambda: server.log.count("executor thread") == begun + processes and pids(), what="all of them anew")
+    assert server.stop() == 0, server.log
 
 
 OPERATE, READ = "operate-operate-operate", "read-read-read-read"

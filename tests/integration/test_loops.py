@@ -28,6 +28,8 @@ LOOPS: list[tuple[str, str, dict[str, Any]]] = [
     ("a batch's wait", "gworkers.pipeline.pacing:Pacing._formed", {"order": "key", "batch": {"by": "key", "max_wait": "50ms"}}),
     ("watch", "gworkers.server.watch:Watch._look_for_topics", {}),
     ("progress", "gworkers.server.progress:Progress._show", {}),
+    ("steering", "gworkers.pipeline.steering:Steering._settling", {"concurrency": "auto"}),
+    ("history", "gworkers.admin.page.history:History._add", {"admin": {"bind": "127.0.0.1:0"}}),
     ("hub watchdog", "gworkers.handlers.hub_watchdog:HubWatchdog._take_over", {}),
 ]
 

@@ -54,6 +54,22 @@ ACTIONS: dict[str, Action] = {
         lambda given: "The master starts more processes, or has those that are too many drain and end.",
         asks=(("processes", "processes"),),
     ),
+    "reload": Action(
+        "/reload",
+        "Reload",
+        lambda given: (
+            "The configuration is read anew and checked. If it is right the processes drain and are replaced one after the other; "
+            "if it is wrong nothing changes, and the log says why."
+        ),
+    ),
+    "replace": Action(
+        "/replace",
+        "Replace",
+        lambda given: (
+            f"Process {given.get('process', '0')} begins nothing new, finishes what runs, and is replaced by a new one; what it has not "
+            "begun goes to the others or waits for it."
+        ),
+    ),
     "interrupt": Action(
         "/interrupt",
         "Interrupt",

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -85,13 +86,14 @@ class Commands:
         """What it says. Blocks the calling greenlet; raises CommandError."""
         return self._said(arguments)
 
-    def start(self, what: str, who: str, *arguments: str, then: Callable[[], None]) -> Operation:
-        """Have it run on; ``then`` is called at its end. Raises CommandError."""
+    def start(self, what: str, who: str, *arguments: str, then: Callable[[], None], given: bytes | None = None) -> Operation:
+        """Have it run on; ``then`` is called at its end. given: its standard input. Raises
+        CommandError."""
         if sum(one.runs for one in self.operations) >= AT_ONCE:
             raise CommandError(f"{AT_ONCE} operations run already; wait for one of them to end, or stop it")
         process = subprocess.Popen(
             self._command(arguments),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -104,6 +106,10 @@ class Commands:
         self.operations.append(operation)
 
         def follow() -> None:
+            if given is not None:
+                with suppress(OSError):
+                    process.stdin.write(given)
+                    process.stdin.close()
             operation.listen()
             then()
 

@@ -23,6 +23,8 @@ from gworkers.pipeline.snapshot import PAUSED
 #: Letters and messages that are shown at once, and how many are searched for a text.
 LISTED = 200
 SEARCHED = 5000
+#: Characters of a value that can be edited.
+EDITED_AT_MOST = 8_000
 #: What dead letters are chosen by, as the command has it.
 CHOICES = ("topic", "route", "reason", "exception", "key", "since", "until")
 
@@ -116,7 +118,8 @@ class Screens:
         return {"rows": views.routes(self._ask("/status", request)), "configuration": list(configuration_rows(self._loaded))}
 
     def processes(self, request: Request) -> dict[str, Any]:
-        return {"rows": list(self._ask("/status", request).processes.items())}
+        logs = {number: one.get("log", []) for number, one in self._ask("/log", request).processes.items()}
+        return {"rows": list(self._ask("/status", request).processes.items()), "logs": logs}
 
     def errors(self, request: Request) -> dict[str, Any]:
         facts = self._ask("/failures", request)
@@ -146,6 +149,7 @@ class Screens:
         return {
             **found,
             "topics": topics,
+            "one_topic": (topics[0] if len(topics) == 1 else request.query.get("topic", "")) if request.may_operate else "",
             "total": sum(one["count"] for one in found["counts"]),
             "choice": {name: request.query.get(name, "") for name in CHOICES},
             "search": text,
@@ -171,16 +175,31 @@ class Screens:
             told = f"{sum(one['count'] for one in count):,} dead letters would be dropped: they are listed and replayed no more."
         else:
             told = self._commands.text("dead-letters", "replay", "--dry-run", *chosen)
-        return {"told_before": told, "what": "drop" if dropping else "replay", "choice": _named(request.query), "id": ids}
+        what = "drop" if dropping else "replay"
+        return {"told_before": told, "what": what, "choice": _named(request.query), "id": ids, "value": self._value(request)}
+
+    def _value(self, request: Request) -> str | None:
+        """Of the letter that is to be sent with another value, as text; None where none is."""
+        if request.query.get("edit") != "yes":
+            return None
+        letter = self.letter(request)["letter"]
+        if letter["value"] is None or len(letter["value"]) > EDITED_AT_MOST:
+            raise BadRequestError(
+                f"a value of up to {EDITED_AT_MOST:,} characters can be edited here; gworkers dead-letters replay --value takes any"
+            )
+        return str(letter["value"])
 
     def deal_with_letters(self, what: str, request: Request) -> str:
         """Begin it; a sentence about it."""
         form = request.form
         chosen = _choice(form)
         more = ["--yes"] if what == "drop" else ["--rate", form["rate"]] if form.get("rate") else []
-        tell(request, f"dead-letters {what}", {name: value for name, value in form.items() if name != "back"})
-        told = " ".join(chosen) or "all dead letters"
-        operation = self._commands.start(f"{what} {told}", request.who, "dead-letters", what, *more, *chosen, then=self._asking.forget)
+        value = form.get("value") if what == "replay" else None
+        given = value.replace("\r\n", "\n").encode() if value is not None else None  # a browser sends lines with both
+        tell(request, f"dead-letters {what}", {name: text for name, text in form.items() if name not in ("back", "value")})
+        told = (" ".join(chosen) or "all dead letters") + (" with another value" if given is not None else "")
+        arguments = ("dead-letters", what, *more, *(["--value", "-"] if given is not None else []), *chosen)
+        operation = self._commands.start(f"{what} {told}", request.who, *arguments, then=self._asking.forget, given=given)
         return f"operation {operation.number}, {what} {told}, has begun"
 
     def stop_operation(self, request: Request) -> str:

@@ -284,6 +284,8 @@ def _outcome(action: Action, found: dict[str, Any]) -> str:
     """What an action has done, a sentence, of all processes."""
     several = found.get("processes")
     answers = list(several.values()) if isinstance(several, dict) else [found]
+    if action.path in ("/reload", "/replace"):
+        return f"{action.label}: {found.get('why', 'it does not answer')}"
     if action.path == "/interrupt":
         done = [one["why"] for one in answers if one.get("ok")]
         return str((done or [one.get("why", "it does not answer") for one in answers] or ["no process answers"])[0])
