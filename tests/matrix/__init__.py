@@ -1,0 +1,1 @@
+"""Ordinary libraries in ordinary handlers, beside their real servers: ``bin/test matrix``."""
