@@ -38,6 +38,8 @@ setup(
         "msgpack": ["msgpack>=1"],
         "opentelemetry": ["opentelemetry-api>=1.20"],
         "otlp": ["opentelemetry-sdk>=1.20", "opentelemetry-exporter-otlp-proto-http>=1.20"],
+        "psycopg": ["psycopg>=3.1", "psycopg-pool>=3.2"],
+        "redis": ["redis>=5"],
         "sentry": ["sentry-sdk>=2"],
         "sqlalchemy": ["SQLAlchemy>=2"],
         "statsd": ["statsd>=4"],

@@ -244,6 +244,7 @@ def load_routes(loaded: Loaded, *, begin: bool = False) -> list[Route]:
     of Django do). Otherwise it is called only when an import fails without it.
     """
     put_on_path(loaded)
+    os.environ["GWORKERS_CONCURRENCY"] = str(loaded.config.most_concurrency)  # for pools that are made while it is imported
     problems: list[Problem] = []
     with _unpatched(loaded, problems):
         if begin:

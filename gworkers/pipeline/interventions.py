@@ -20,7 +20,7 @@ from gworkers.text import KEY_SHOWN, cut, text_of
 #: As many messages that wait are told, those that are due first.
 TOLD = 1000
 #: What an offset may be, in the order in which a span of several is shown as one of them.
-STATES = ("retrying", "running", "waiting", "finished", "not read")
+STATES = ("retrying", "running", "waiting", "finished")
 
 
 @dataclass(frozen=True, slots=True)

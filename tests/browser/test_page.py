@@ -320,7 +320,10 @@ def test_who_may_look_may_not_operate_and_sees_no_values_where_they_are_hidden(
     bearer = {"Authorization": f"Bearer {OPERATE}"}
     produce(kafka_servers, source, (line(n, "fails", "secret-note") for n in range(3)))
     until(lambda: status(address, **bearer)["retrying"] == 3, what="three that wait")
-    requests.post(f"http://{address}/give-up?topic={source}&partition=0", headers=bearer, timeout=10)
+    one = requests.get(f"http://{address}/retries", headers=bearer, timeout=10).json()["retries"][0]
+    chosen = {name: one[name] for name in ("topic", "partition", "offset")}
+    assert requests.post(f"http://{address}/give-up", params=chosen, headers=bearer, timeout=10).json()["messages"] == 1
+    until(lambda: status(address, **bearer)["dead_lettered"] == 1, what="a dead letter")
     window = view(address)
     assert window.open("/page/retries").status == 401
     assert findings(window.page, axe) == []
@@ -334,6 +337,9 @@ def test_who_may_look_may_not_operate_and_sees_no_values_where_they_are_hidden(
         assert window.open(f"/page/{path}").status == 200
         assert not re.search(r"customer-\d|secret-note", window.page.content()), path
         assert window.page.locator("a.button").count() == 0, path
+    for path in ("dead-letters?search=secret-note", "dead-letters?key=customer-0", f"topics?topic={source}&from=beginning&search=nothing"):
+        window.open(f"/page/{path}")
+        assert window.page.locator("tbody tr").count() > 0, "what is found by a value would tell it"
     assert window.open("/page/confirm?do=quiet").status == 403
     reader = {"Authorization": f"Bearer {READ}"}
     for path in ("/stacks", "/failures", "/retries"):
@@ -361,6 +367,23 @@ def test_who_may_look_may_not_operate_and_sees_no_values_where_they_are_hidden(
     assert status(address, **bearer)["quiet"]
     assert re.search(r"gworkers\.audit.*admin\.token from 127\.0\.0\.1: /quiet", server.log)
     assert OPERATE not in server.log
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "letter?topic=x&id=--set=kafka.bootstrap_servers=127.0.0.1:1",
+        "letter?topic=--help&id=0@0",
+        "topics?topic=--set=kafka.bootstrap_servers=127.0.0.1:1",
+        "topics?topic=orders&from=--raw",
+        "dead-letters?route=--help",
+        "deal?topic=x&id=--help",
+    ],
+)
+def test_what_is_asked_for_is_never_an_option_of_a_command(kafka_servers: str, source: str, shop: Any, path: str) -> None:
+    _, address = shop()
+    answer = requests.get(f"http://{address}/page/{path}", timeout=40)
+    assert not re.search("127.0.0.1:1 |127.0.0.1:1:|Usage|Options", answer.text), answer.text
 
 
 def test_what_a_message_says_is_text_and_nothing_else(kafka_servers: str, source: str, shop: Any, view: Any) -> None:

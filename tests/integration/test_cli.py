@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from tests.support.commands import gworkers
 from tests.support.servers import ENVIRONMENT, ROOT, configuration, consume, create_topic, produce, unique
@@ -89,7 +90,9 @@ def test_config_shows_where_values_come_from_and_hides_secrets(tmp_path: Path) -
 
 def test_the_schema_is_one_that_editors_can_use() -> None:
     schema = json.loads(gworkers("config", "--schema").stdout)
-    assert schema["properties"]["concurrency"]["type"] == "integer"
+    concurrency = {**schema["properties"]["concurrency"], "$defs": schema["$defs"]}
+    for value, right in ((8, True), ("auto", True), ({"max": 32}, True), ("lots", False), (0, False), ({"most": 3}, False)):
+        assert (not list(Draft202012Validator(concurrency).iter_errors(value))) is right, value
     assert "Retry" in schema["$defs"]
 
 

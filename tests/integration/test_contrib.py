@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.matrix.servers import Redis, left
+from tests.support.broker import java_is_wanted
+from tests.support.debian import NotHere
 from tests.support.postgres import Postgres
-from tests.support.servers import ROOT, configuration, consume, create_topic, more_than, produce, unique
+from tests.support.servers import ROOT, configuration, consume, create_topic, more_than, produce, unique, values
 
 SETTINGS = """
 INSTALLED_APPS = ["gworkers.contrib.django", "shop"]
@@ -293,3 +296,60 @@ def test_a_batch_has_one_span_with_a_link_to_each(
     assert span["parent_id"] is None
     found = {re.sub("-.{16}-0[13]$", "", dict(message.headers())["traceparent"].decode()) for message in consume(kafka_servers, output)}
     assert found == {f"00-{span['context']['trace_id'][2:]}"}
+
+
+POOLS = """
+import gworkers.contrib.psycopg, gworkers.contrib.redis, os
+
+pool = gworkers.contrib.psycopg.pool(os.environ["DATABASE"])
+cache = gworkers.contrib.redis.client(os.environ["CACHE"])
+
+def stop():
+    print("pool of", pool.max_size, cache.connection_pool.max_connections, flush=True)
+    pool.close()
+    cache.close()
+
+def handle(value):
+    with pool.connection() as connection:
+        doubled = connection.execute("select %s::int * 2, pg_sleep(0.005)", (value,)).fetchone()[0]
+    cache.set(f"order:{value}", doubled)
+    return int(cache.get(f"order:{value}") or doubled)
+"""
+
+
+@pytest.fixture
+def cache() -> Iterator[Redis]:
+    try:
+        server = Redis()
+    except NotHere as error:
+        if java_is_wanted():
+            raise
+        pytest.skip(str(error))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def test_pools_are_as_large_as_the_concurrency(
+    kafka_servers: str, source: str, output: str, start: Any, postgres: Postgres, cache: Redis, executor: str
+) -> None:
+    produce(kafka_servers, source, ((None, b"%d" % n) for n in range(2_000)))
+    dead = create_topic(kafka_servers, unique("dead"))
+    more: dict[str, Any] = {"decode": "json", "encode": "json", "dead_letter": dead, "retry": {"attempts": 20, "backoff": "100ms"}}
+    config = configuration(kafka_servers, "app:handle", source, output, concurrency=24, executor=executor, **more)
+    config["hooks"] = {"process_stop": "app:stop"}
+    env = {"DATABASE": postgres.url, "CACHE": f"redis://127.0.0.1:{cache.port}/0"}
+    server = start(config, "--until-idle", "1s", app=POOLS, env=env)
+    more_than(kafka_servers, output, 300)
+    most = max(postgres.connections() for _ in range(20))
+    assert 2 <= most <= 24
+    postgres.halt()
+    postgres.start()
+    cache.restart()
+    assert server.wait(90) == 0, server.log
+    assert "pool of 24 24" in server.log
+    assert consume(kafka_servers, dead) == []
+    assert sorted(values(consume(kafka_servers, output))) == [2 * n for n in range(2_000)]
+    assert (postgres.connections(), left(cache)) == (0, 0)

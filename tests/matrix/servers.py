@@ -108,7 +108,7 @@ class PostgreSQL:
         self._postgres.start()
 
     def restart(self) -> None:
-        self._postgres.halt()
+        self._postgres.kill()
         self._postgres.start()
 
     def connections(self) -> int:

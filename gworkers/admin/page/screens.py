@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gevent.pool import Group
@@ -133,6 +133,7 @@ class Screens:
 
     def dead_letters(self, request: Request) -> dict[str, Any]:
         topics = sorted({route.dead_letter for route in self._loaded.config.routes.values() if route.dead_letter is not None})
+        request = self._without_guesses(request)
         text = request.query.get("search", "")
         found: dict[str, Any] = {"counts": [], "letters": [], "more": False, "wrong": None}
         if topics:
@@ -157,13 +158,20 @@ class Screens:
         }
 
     def letter(self, request: Request) -> dict[str, Any]:
-        rows = self._commands.rows("dead-letters", "show", "--json", "--topic", request.query.get("topic", ""), request.query.get("id", ""))
+        topic, letter = request.query.get("topic", ""), request.query.get("id", "")
+        rows = self._commands.rows("dead-letters", "show", "--json", f"--topic={topic}", "--", letter)
         if not rows:
             raise BadRequestError("there is no such letter")
         return {"letter": self._shown(rows[0], request), "hidden": self._hiding.hides(request)}
 
     def _shown(self, letter: dict[str, Any], request: Request) -> dict[str, Any]:
         return {**self._hiding.without(letter), "error": HIDDEN} if self._hiding.hides(request) else letter
+
+    def _without_guesses(self, request: Request) -> Request:
+        """Where values are hidden nothing is searched by them: what is found would tell them."""
+        if not self._hiding.hides(request):
+            return request
+        return replace(request, query={name: value for name, value in request.query.items() if name not in ("key", "search")})
 
     def deal(self, request: Request) -> dict[str, Any]:
         """What a replay or a drop would do: the dry run."""
@@ -193,7 +201,7 @@ class Screens:
         """Begin it; a sentence about it."""
         form = request.form
         chosen = _choice(form)
-        more = ["--yes"] if what == "drop" else ["--rate", form["rate"]] if form.get("rate") else []
+        more = ["--yes"] if what == "drop" else [f"--rate={form['rate']}"] if form.get("rate") else []
         value = form.get("value") if what == "replay" else None
         given = value.replace("\r\n", "\n").encode() if value is not None else None  # a browser sends lines with both
         tell(request, f"dead-letters {what}", {name: text for name, text in form.items() if name not in ("back", "value")})
@@ -212,7 +220,7 @@ class Screens:
         raise BadRequestError("there is no such operation")
 
     def topics(self, request: Request) -> dict[str, Any]:
-        config = self._loaded.config
+        config, request = self._loaded.config, self._without_guesses(request)
         known = {topic for route in config.routes.values() for topic in (*route.topics, route.output, route.dead_letter) if topic}
         topic, start = request.query.get("topic", ""), request.query.get("from", "") or "15m"
         key, text = request.query.get("key", ""), request.query.get("search", "")
@@ -220,7 +228,7 @@ class Screens:
         if topic:
             most = SEARCHED if key or text else LISTED + 1
             try:
-                rows = self._commands.rows("tail", "--json", "--no-follow", "--from", start, "-n", str(most), "--", topic)
+                rows = self._commands.rows("tail", "--json", "--no-follow", f"--from={start}", "-n", str(most), "--", topic)
             except (CommandError, UsageError) as error:
                 found["wrong"], rows = str(error), []
             rows = [row for row in rows if not key or row["key"] == key]

@@ -253,7 +253,6 @@ class Site:
             "several": self._several,
             "told": None,
             "live": None,
-            "here": request.path + (f"?{urlencode(query)}" if (query := context.get("query")) else ""),
             "group": self._screens.group,
             **context,
         }

@@ -8,13 +8,12 @@ from typing import Any
 
 from gworkers.admin.page.facts import Facts
 from gworkers.admin.page.history import Point
+from gworkers.pipeline.interventions import STATES
 
 #: Rows that a screen shows at the most; the rest is counted.
 MOST_ROWS = 500
 #: Spots of a partition's ribbon.
 SPOTS = 100
-#: Which state a spot shows that has several.
-URGENT = ("retrying", "running", "waiting", "finished", "not read")
 
 
 def wellness(facts: Facts) -> tuple[str, list[tuple[str, bool, str]]]:
@@ -97,7 +96,7 @@ def ribbon(spans: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
         for index in range((first - begin) // width, (last - 1 - begin) // width + 1):
             spot = spots[index]
             spot["counts"][state] += min(last, spot["end"]) - max(first, spot["first"])
-            if URGENT.index(state) < URGENT.index(spot["state"]):
+            if STATES.index(state) < STATES.index(spot["state"]):
                 spot["state"], spot["offset"] = state, first
     return spots
 
@@ -106,20 +105,6 @@ def searched(rows: list[dict[str, Any]], text: str, names: Sequence[str]) -> lis
     """Those of which one of the fields contains the text."""
     wanted = text.casefold()
     return [row for row in rows if not wanted or any(wanted in str(row.get(name, "")).casefold() for name in names)]
-
-
-def grouped(letters: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Dead letters by what looks the same: route, reason, exception; the most first."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
-    for letter in letters:
-        key = (letter["topic"], letter["route"], letter["reason"], letter["exception"])
-        group = found.setdefault(
-            key, {**dict(zip(("topic", "route", "reason", "exception"), key, strict=True)), "count": 0, "example": letter}
-        )
-        group["count"] += 1
-        group["first"] = min(group.get("first", letter["failed_at"]), letter["failed_at"])
-        group["last"] = max(group.get("last", letter["failed_at"]), letter["failed_at"])
-    return sorted(found.values(), key=lambda one: -one["count"])
 
 
 def kinds(facts: Facts) -> list[dict[str, Any]]:
