@@ -80,11 +80,7 @@ class Commands:
     def rows(self, *arguments: str) -> list[dict[str, Any]]:
         """What a command says as JSON, an object a line. Blocks the calling greenlet; raises
         CommandError."""
-        return [json.loads(line) for line in self._said(arguments).splitlines() if line.startswith("{")]
-
-    def text(self, *arguments: str) -> str:
-        """What it says. Blocks the calling greenlet; raises CommandError."""
-        return self._said(arguments)
+        return [json.loads(line) for line in self.text(*arguments).splitlines() if line.startswith("{")]
 
     def start(self, what: str, who: str, *arguments: str, then: Callable[[], None], given: bytes | None = None) -> Operation:
         """Have it run on; ``then`` is called at its end. given: its standard input. Raises
@@ -126,7 +122,8 @@ class Commands:
         at = arguments.index("--") if "--" in arguments else len(arguments)  # after it are no options
         return [sys.executable, "-m", "gworkers", *arguments[:at], *self.given, *arguments[at:]]
 
-    def _said(self, arguments: Sequence[str]) -> str:
+    def text(self, *arguments: str) -> str:
+        """What it says. Blocks the calling greenlet; raises CommandError."""
         command = self._command(arguments)
         if self._running >= AT_ONCE:
             raise CommandError("several looks at Kafka run already; try again in a moment")

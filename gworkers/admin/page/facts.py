@@ -44,8 +44,7 @@ class Asking:
         """What ``path`` says now, or said less than KEPT seconds ago."""
         kept = self._kept.get(path)
         if kept is None or not 0 <= time.time() - kept.asked < KEPT:
-            told = json.loads(self._pages[path](Request({}, self._authorization)).body)
-            kept = self._kept[path] = Facts(told.get("processes", {"0": told}), time.time())
+            kept = self._kept[path] = self.ask_with(path, {})
         return kept
 
     def ask_with(self, path: str, query: dict[str, str]) -> Facts:

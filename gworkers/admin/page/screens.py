@@ -20,6 +20,8 @@ from gworkers.config.origins import rows as configuration_rows
 from gworkers.errors import UsageError
 from gworkers.pipeline.snapshot import PAUSED
 
+#: What charts may be asked for.
+HOURS = ("1", "12", "72")
 #: Letters and messages that are shown at once, and how many are searched for a text.
 LISTED = 200
 SEARCHED = 5000
@@ -51,7 +53,6 @@ class Screens:
         state, told = views.wellness(facts)
         totals = views.totals(facts) if facts.answering else None
         points = self._history.points(1.0)
-        hours = request.query.get("hours", "1")
         return {
             "state": state,
             "told_by": told,
@@ -61,7 +62,7 @@ class Screens:
             "gone_in": views.gone_in(points, totals["lag"]) if totals is not None else None,
             "steering": [(number, one["steering"]) for number, one in facts.answering.items() if one["steering"] is not None],
             "kept": self._history.kept,
-            "hours": hours if hours in ("1", "12", "72") else "1",
+            "hours": hours_of(request),
         }
 
     def messages(self, request: Request) -> dict[str, Any]:
@@ -81,8 +82,7 @@ class Screens:
         facts = self._ask("/status", request)
         text = request.query.get("search", "")
         topics = [(name, rows) for name, rows in views.partitions(facts) if text.casefold() in name.casefold()]
-        paused = sorted({name for one in facts.answering.values() for name in one["paused"]})
-        return {"topics": topics, "why": PAUSED, "search": text, "paused": paused}
+        return {"topics": topics, "why": PAUSED, "search": text, "paused": views.paused(facts)}
 
     def partition(self, request: Request) -> dict[str, Any]:
         topic, number = request.query.get("topic", ""), request.number("partition")
@@ -115,7 +115,7 @@ class Screens:
         }
 
     def routes(self, request: Request) -> dict[str, Any]:
-        return {"rows": views.routes(self._ask("/status", request)), "configuration": list(configuration_rows(self._loaded))}
+        return {"rows": views.routes(self._ask("/status", request)), "configuration": lambda: configuration_rows(self._loaded)}
 
     def processes(self, request: Request) -> dict[str, Any]:
         logs = {number: one.get("log", []) for number, one in self._ask("/log", request).processes.items()}
@@ -237,13 +237,19 @@ class Screens:
         return {**found, "known": sorted(known), "topic": topic, "from": start, "key": key, "search": text}
 
 
+def hours_of(request: Request) -> str:
+    """Of how many hours charts are asked for."""
+    hours = request.query.get("hours", "")
+    return hours if hours in HOURS else HOURS[0]
+
+
 def _named(given: Any) -> dict[str, str]:
     return {name: given[name] for name in CHOICES if given.get(name)}
 
 
 def _choice(given: Any) -> list[str]:
     """The options of the command for what a form has. Raises BadRequestError."""
-    found = [part for name, value in _named(given).items() for part in (f"--{name}={value}",)]
+    found = [f"--{name}={value}" for name, value in _named(given).items()]
     ids = [one for one in given.get("id", "").split(",") if one]
     if ids and not given.get("topic"):
         raise BadRequestError("a letter is one of a topic: name it as well")

@@ -27,7 +27,7 @@ from gworkers.admin.page.actions import ACTIONS, Action
 from gworkers.admin.page.commands import CommandError, Commands
 from gworkers.admin.page.facts import Asking
 from gworkers.admin.page.history import NAMES, History
-from gworkers.admin.page.screens import LIVE, SCREENS, Screens
+from gworkers.admin.page.screens import LIVE, SCREENS, Screens, hours_of
 from gworkers.admin.page.texts import FILTERS
 from gworkers.admin.server import COOKIE, PAGE, Pages, tell
 from gworkers.config.schema import Admin
@@ -90,7 +90,7 @@ class Site:
             return self._page(request, "login.html", "401 Unauthorized", {"wrong": False, "title": "Sign in", "name": ""})
         if name == "logout" and posted:
             return _redirect(f"{PAGE}/", (_cookie("", 0),))
-        if name in ("do", "confirm", "replay", "drop", "stop-operation", "concurrency") and not request.may_operate:
+        if name in ("do", "confirm", "replay", "drop", "stop-operation") and not request.may_operate:
             return self._wrong(request, "403 Forbidden", "This token may look. Sign in with admin.token to operate the server.")
         try:
             return self._of(name, request, posted=posted)
@@ -167,8 +167,7 @@ class Site:
 
     def _points(self, request: Request) -> Answer:
         """The charts' figures: a list of moments, and one of each name."""
-        hours = request.query.get("hours", "1")
-        points = self._history.points(float(hours) if hours in ("1", "12", "72") else 1.0)
+        points = self._history.points(float(hours_of(request)))
         columns: dict[str, Any] = {"at": [point.at for point in points]}
         for index, name in enumerate(NAMES):
             values = [point.values[index] for point in points]

@@ -28,16 +28,18 @@ def wellness(facts: Facts) -> tuple[str, list[tuple[str, bool, str]]]:
 def totals(facts: Facts) -> dict[str, Any]:
     found = list(facts.answering.values())
     lags = [one["lag"] for one in found]
-    names = ("done", "running", "concurrency", "waiting", "retrying", "dead_lettered", "memory", "polled")
     return {
-        **{name: sum(one[name] for one in found) for name in names},
+        **{name: sum(one[name] for one in found) for name in ("running", "concurrency", "retrying", "dead_lettered")},
         "rate": sum(route["rate"] for one in found for route in one["routes"]),
-        "failed": sum(sum(route["failed"].values()) for one in found for route in one["routes"]),
         "lag": None if None in lags else sum(lags),
         "lag_seconds": max((p["lag_seconds"] or 0.0 for one in found for p in one["partitions"]), default=0.0),
-        "paused": sorted({name for one in found for name in one["paused"]}),
-        "quiet": any(one["quiet"] for one in found),
+        "paused": paused(facts),
     }
+
+
+def paused(facts: Facts) -> list[str]:
+    """What an operator has paused in one of the processes."""
+    return sorted({name for one in facts.answering.values() for name in one["paused"]})
 
 
 def gone_in(points: Sequence[Point], lag: int | None) -> float | None:
