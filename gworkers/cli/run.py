@@ -142,6 +142,7 @@ def _become_master(loaded: Loaded, file: Path, overrides: tuple[str, ...], until
         "run_file": str(run_file.path_of(file)),
         "pid_file": str(pid_file.path) if pid_file is not None else None,
     }
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # they wait until it hears them
     os.execv(sys.executable, [*_command("gworkers.supervisor.master"), json.dumps(plan)])
 
 

@@ -76,6 +76,7 @@ class Master:
         for number in signal.Signals:
             if hasattr(self, f"_{number.name.lower()}"):
                 signal.signal(number, lambda number, frame: None)  # _on_signals does it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # they wait since before it became this program
         self._selector.register(self._wake, selectors.EVENT_READ, ("signals", None))
 
     # -- life

@@ -145,7 +145,10 @@ class Server(Operating):
         if self._master is not None:
             self._master.tell(ended=status)
             self._master.stop()
-        self._signals.release(begin_anew=self.begin_anew)
+        if self.begin_anew:
+            self._signals.keep_for_the_next()
+        else:
+            self._signals.release()
         return status
 
     def _begin_telling(self, process: Process) -> None:

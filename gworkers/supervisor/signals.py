@@ -33,6 +33,9 @@ _start = gevent.monkey.get_original("_thread", "start_new_thread")
 #: What asks a server to stop.
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
+#: Seconds, not 0: the loop looks at what has come only when it waits.
+LOOK = 0.001
+
 #: Seconds after which a server that still starts is told again to stop: somebody may have kept the
 #: exception to himself, as an ``except:`` of the application or a ``__del__`` does.
 AGAIN = 0.2
@@ -115,12 +118,25 @@ class Signals:
     def _on(self, number: signal.Signals, told: Callable[..., None], *arguments: Any) -> None:
         self._watchers.append(gevent.signal_handler(number, told, *arguments))
 
-    def release(self, *, begin_anew: bool) -> None:
-        """begin_anew: who asks it to stop meanwhile is heard by the process that this one becomes."""
-        if begin_anew:
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    def release(self) -> None:
         for watcher in self._watchers:
             watcher.cancel()
+
+    def keep_for_the_next(self) -> None:
+        """Instead of ``release``, of a process that is about to begin anew: who asks it to stop from
+        now on is heard by the one that it becomes. What has come before is told first; blocks for a
+        moment.
+
+        To block them is not enough: another thread takes what the main one blocks, and would end the
+        process or note it where nobody looks any more. It is sent to the main thread once more, where
+        it waits through exec.
+        """
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        for number in STOPS:
+            signal.signal(number, lambda number, frame: signal.pthread_kill(main, number))
+        gevent.sleep(LOOK)  # until the loop has looked at what it was told by signals
 
 
 def open_logs_anew() -> None:

@@ -12,13 +12,15 @@ Given = Mapping[str, str]
 @dataclass(frozen=True, slots=True)
 class Action:
     """path: of the admin address; label: of its button; told: what it will do, a sentence; asks: what
-    may be filled in before, name and label; harm: whether it cannot be taken back."""
+    may be filled in before, name and label; harm: whether it cannot be taken back; begins_anew:
+    whether what answers may be gone for a moment after it."""
 
     path: str
     label: str
     told: Callable[[Given], str]
     asks: tuple[tuple[str, str], ...] = ()
     harm: bool = False
+    begins_anew: bool = False
 
 
 def _of(given: Given) -> str:
@@ -61,6 +63,7 @@ ACTIONS: dict[str, Action] = {
             "The configuration is read anew and checked. If it is right the processes drain and are replaced one after the other; "
             "if it is wrong nothing changes, and the log says why."
         ),
+        begins_anew=True,
     ),
     "replace": Action(
         "/replace",
@@ -69,6 +72,7 @@ ACTIONS: dict[str, Action] = {
             f"Process {given.get('process', '0')} begins nothing new, finishes what runs, and is replaced by a new one; what it has not "
             "begun goes to the others or waits for it."
         ),
+        begins_anew=True,
     ),
     "interrupt": Action(
         "/interrupt",

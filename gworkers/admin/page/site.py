@@ -219,7 +219,10 @@ class Site:
                 return self._back_with(back, f"{action.label}: {error}")
             self._asking.forget()
             self._kept.clear()
-            return self._back_with(back, _outcome(action, found))
+            outcome = _outcome(action, found)
+            if action.begins_anew:  # to be told by the next page it would have to outlive this process
+                return self._page(request, "anew.html", "200 OK", {"title": action.label, "name": "", "told": outcome, "back": back})
+            return self._back_with(back, outcome)
         if name in ("replay", "drop"):
             return self._back_with(back, self._screens.deal_with_letters(name, request))
         if name == "stop-operation":

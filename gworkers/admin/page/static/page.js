@@ -45,6 +45,20 @@
     window.addEventListener("pagehide", () => source.close());
   }
 
+  // After an action that has the server begin anew: back to where it was asked for, once it answers.
+  const anew = document.querySelector("a[data-anew]");
+  const goBack = async () => {
+    say("This page does so by itself as soon as the server answers.");
+    try {
+      const answer = await fetch(anew.href);
+      if (answer.ok) location.replace(anew.href);
+      else setTimeout(goBack, 1000);
+    } catch {
+      setTimeout(goBack, 1000);
+    }
+  };
+  if (anew) setTimeout(goBack, 2000);
+
   const charts = document.querySelector(".charts");
   if (!charts || !window.uPlot) return;
 
