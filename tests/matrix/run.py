@@ -31,6 +31,8 @@ from tests.support import broker
 from tests.support.servers import ENVIRONMENT, ROOT, Running, configuration, consume, create_topic, produce, unique, until
 
 APPS = Path(__file__).parent / "apps"
+#: What several of them import.
+SHARED = "django_project.py"
 CONCURRENCY = 64
 #: Values whose results are compared with those of the function called here, one after the other.
 COMPARED = 50
@@ -64,7 +66,8 @@ LIBRARIES = (
     Library("psycopg 3, psycopg_pool", "psycopg3_pool", "PostgreSQL", "psycopg", limit=20),
     Library("psycopg2, its pool", "psycopg2_pool", "PostgreSQL", "psycopg2-binary", limit=20),
     Library("SQLAlchemy", "sqlalchemy_session", "PostgreSQL", "SQLAlchemy", limit=20),
-    Library("Django's ORM", "django_orm", "PostgreSQL", "Django"),
+    Library("Django, PostgreSQL", "django_orm", "PostgreSQL", "Django"),
+    Library("Django, MariaDB", "django_mariadb", "MariaDB", "Django"),
     Library("peewee", "peewee_database", "PostgreSQL", "peewee"),
     Library("PyMySQL", "pymysql_connection", "MariaDB", "PyMySQL"),
     Library("redis-py", "redis_client", "Redis", "redis"),
@@ -74,6 +77,8 @@ LIBRARIES = (
     Library("httpx", "httpx_client", "HTTP", "httpx"),
     Library("urllib.request, TLS", "urllib_request", "HTTP"),
     Library("smtplib", "smtplib_mail", "SMTP"),
+    Library("ftplib", "ftplib_file", "FTP"),
+    Library("pika", "pika_channel", "RabbitMQ", "pika"),
     Library("boto3", "boto3_s3", "S3 (moto)", "boto3"),
     Library("sqlite3, a connection a thread", "sqlite_local", "a file", executors=("thread",), why="its waits hold the hub"),
     Library("numpy, pandas", "numpy_pandas", None, "pandas"),
@@ -194,7 +199,7 @@ class Round:
         config["limits"] = {library.app: library.limit for library in self.libraries if library.limit is not None}
         config["app"] = {"path": "."}
         config["dead_letters"] = {"never_succeeded": 0}
-        if any(library.app == "django_orm" for library in self.libraries):
+        if any(library.app.startswith("django") for library in self.libraries):
             config["middleware"] = ["gworkers.contrib.django:connections"]
         config["hooks"] = {"process_start": "hooks:begin", "process_stop": "hooks:end", "thread_stop": "hooks:thread_end"}
         return config
@@ -208,6 +213,7 @@ class Round:
         with tempfile.TemporaryDirectory(prefix="gworkers-matrix-") as folder:
             for library in self.libraries:
                 (Path(folder) / f"{library.app}.py").write_text(library.source)
+            (Path(folder) / SHARED).write_text((APPS / SHARED).read_text())
             (Path(folder) / "hooks.py").write_text(_HOOKS.format(apps=[library.app for library in self.libraries]))
             server = Running(Path(folder), self.config, env=self.environment)
             try:

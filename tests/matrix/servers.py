@@ -88,11 +88,18 @@ class Program:
         self.start()
 
     def connections(self) -> int:
-        return 0
+        return established(self.port)
 
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def established(port: int) -> int:
+    """How many connections to a port of this machine are open, by what the kernel says."""
+    ends = f":{port:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(local.endswith(ends) and state == "01" for _, local, _, state, *_ in lines)
 
 
 def _with_libraries(folder: Path) -> dict[str, str]:
@@ -244,6 +251,68 @@ class Smtp(Program):
         return [sys.executable, "-m", "aiosmtpd", "-n", "-l", f"127.0.0.1:{self.port}", "-c", "aiosmtpd.handlers.Sink"]
 
 
+class RabbitMQ(Program):
+    """With an epmd of its own, which the Erlang VM would leave behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files = debian.unpacked("rabbitmq-server", whole=True)
+        self._names = free_port()
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self.env = {"RABBITMQ_PORT": str(self.port)}
+        erlang = self._files / "usr/lib/erlang"
+        (self._programs,) = erlang.glob("erts-*/bin")
+        erl = self.folder / "erl"  # the package's own looks for its files where they would be installed
+        where = f"ROOTDIR='{erlang}' BINDIR='{self._programs}' EMU=beam PROGNAME=erl"
+        erl.write_text(f'#!/bin/sh\nexport {where}\nexec "$BINDIR/erlexec" "$@"\n')
+        erl.chmod(0o755)
+
+    def libraries(self) -> dict[str, str]:
+        return {
+            **_with_libraries(self._files),
+            "PATH": f"{self.folder}:{os.environ['PATH']}",
+            "HOME": str(self.folder),
+            "ERL_EPMD_PORT": str(self._names),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_ALLOW_INPUT": "1",
+            "RABBITMQ_CONF_ENV_FILE": os.devnull,
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+            "RABBITMQ_NODENAME": f"matrix{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput",
+        }
+
+    def start(self) -> None:
+        if self._epmd is None:
+            self._epmd = subprocess.Popen([self._programs / "epmd"], env={**os.environ, **self.libraries()}, stdout=subprocess.DEVNULL)
+        super().start()
+
+    def command(self) -> list[str]:
+        (home,) = self._files.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*")
+        return [str(home / "sbin/rabbitmq-server")]
+
+    def close(self) -> None:
+        super().close()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
+
+
+class Ftp(Program):
+    def __init__(self) -> None:
+        super().__init__()
+        self.env = {"FTP_PORT": str(self.port)}
+
+    def command(self) -> list[str]:
+        files = self.folder / "files"
+        files.mkdir(exist_ok=True)
+        return [sys.executable, "-m", "pyftpdlib", "-i", "127.0.0.1", "-p", str(self.port), "-d", str(files), "-w"]
+
+
 class S3(Program):
     """moto's server; what it holds goes with it, so the bucket is made anew."""
 
@@ -288,6 +357,8 @@ SERVERS: dict[str, type[Server]] = {
     "memcached": Memcached,
     "HTTP": Http,
     "SMTP": Smtp,
+    "RabbitMQ": RabbitMQ,
+    "FTP": Ftp,
     "S3 (moto)": S3,
     "a file": Files,
 }

@@ -1,17 +1,7 @@
-"""Django's ORM, without a project of its own; connections as gworkers.contrib.django keeps them."""
+"""Django's database on PostgreSQL."""
 
-import os
-from urllib.parse import urlsplit
-
-import django
-from django.conf import settings
-from django.db import connection, connections
-
-url = urlsplit(os.environ["POSTGRES_URL"])
-database = {"ENGINE": "django.db.backends.postgresql", "NAME": "postgres", "USER": "postgres", "HOST": "127.0.0.1", "PORT": url.port}
-if not settings.configured:
-    settings.configure(DATABASES={"default": {**database, "CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}}, INSTALLED_APPS=[])
-    django.setup()
+import django_project  # noqa: F401 - first of all, as ``django.setup()``
+from django.db import connections
 
 
 def thread_end() -> None:
@@ -19,6 +9,6 @@ def thread_end() -> None:
 
 
 def handle(value: str) -> str:
-    with connection.cursor() as cursor:
+    with connections["postgres"].cursor() as cursor:
         cursor.execute("SELECT %s::int * 2, pg_sleep(0.002)", [value])
         return str(cursor.fetchone()[0])
