@@ -113,4 +113,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    broker.close_when_asked_to_end()
     sys.exit(main())

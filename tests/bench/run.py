@@ -403,4 +403,5 @@ def report(best: dict[str, Result]) -> None:
 
 
 if __name__ == "__main__":
+    broker.close_when_asked_to_end()
     sys.exit(main())

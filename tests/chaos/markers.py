@@ -19,7 +19,7 @@ import time
 import confluent_kafka
 
 from tests.chaos.judge import hanging
-from tests.support.broker import Kafka
+from tests.support.broker import Kafka, close_when_asked_to_end
 from tests.support.servers import create_topic, unique
 
 #: What the broker is given to end the transactions of those who have gone, in ms.
@@ -90,4 +90,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    close_when_asked_to_end()
     sys.exit(main())

@@ -24,7 +24,7 @@ from typing import Any
 
 import confluent_kafka
 
-from tests.support.broker import Kafka
+from tests.support.broker import Kafka, close_when_asked_to_end
 from tests.support.servers import Running, configuration, create_topic, unique, until
 
 #: Messages a second at the height of the load, and seconds from one height to the next.
@@ -233,4 +233,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    close_when_asked_to_end()
     sys.exit(main())

@@ -102,10 +102,6 @@ def established(port: int) -> int:
     return sum(local.endswith(ends) and state == "01" for _, local, _, state, *_ in lines)
 
 
-def _with_libraries(folder: Path) -> dict[str, str]:
-    return {"LD_LIBRARY_PATH": ":".join(sorted({str(path.parent) for path in folder.glob("**/x86_64-linux-gnu/**/*.so*")}))}
-
-
 class PostgreSQL:
     def __init__(self) -> None:
         self._postgres = Postgres()
@@ -155,7 +151,7 @@ class MariaDB(Program):
         return {"user": NOBODY, "group": NOBODY} if os.getuid() == 0 else {}
 
     def libraries(self) -> dict[str, str]:
-        return _with_libraries(self._files)
+        return debian.libraries(self._files)
 
     def command(self) -> list[str]:
         return [*self._base(), "--skip-grant-tables"]
@@ -178,7 +174,7 @@ class Redis(Program):
         self.env = {"REDIS_PORT": str(self.port)}
 
     def libraries(self) -> dict[str, str]:
-        return _with_libraries(self._files)
+        return debian.libraries(self._files)
 
     def command(self) -> list[str]:
         return [
@@ -205,7 +201,7 @@ class Memcached(Program):
         self.env = {"MEMCACHED_PORT": str(self.port)}
 
     def libraries(self) -> dict[str, str]:
-        return _with_libraries(self._files)
+        return debian.libraries(self._files)
 
     def command(self) -> list[str]:
         return [str(self._files / "usr/bin/memcached"), "-l", "127.0.0.1", "-p", str(self.port), "-u", "nobody"]
@@ -269,7 +265,7 @@ class RabbitMQ(Program):
 
     def libraries(self) -> dict[str, str]:
         return {
-            **_with_libraries(self._files),
+            **debian.libraries(self._files),
             "PATH": f"{self.folder}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             "ERL_EPMD_PORT": str(self._names),

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -323,6 +324,11 @@ class Mock:
 
     def stop(self) -> None:
         self._running.stop()
+
+
+def close_when_asked_to_end() -> None:
+    """A program that is asked to end by SIGTERM closes what it has started, as at Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def java_is_wanted() -> bool:

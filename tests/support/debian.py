@@ -41,6 +41,11 @@ def unpacked(package: str, *, whole: bool = False) -> Path:
     return folder
 
 
+def libraries(folder: Path) -> dict[str, str]:
+    """The environment in which an unpacked package's programs find its libraries."""
+    return {"LD_LIBRARY_PATH": ":".join(sorted({str(path.parent) for path in folder.glob("**/x86_64-linux-gnu/**/*.so*")}))}
+
+
 def _download(package: str, folder: Path, whole: bool) -> subprocess.CompletedProcess[str]:
     names = [package]
     if whole:

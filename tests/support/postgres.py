@@ -1,8 +1,7 @@
-"""A PostgreSQL server of a test's own: the binaries of a wheel, a folder that goes with the test."""
+"""A PostgreSQL server of a test's own: Debian's programs, a folder that goes with the test."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -11,20 +10,27 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.support import debian
 from tests.support.servers import until
+
+INSTALLED = Path("/usr/lib/postgresql")
 
 #: It refuses to run as root.
 NOBODY = 65534
 
 
 class Postgres:
-    """``url`` is where it listens, with the database ``postgres`` and no password."""
+    """``url`` is where it listens, with the database ``postgres`` and no password. Raises
+    debian.NotHere."""
 
     def __init__(self) -> None:
-        spec = importlib.util.find_spec("pgserver")
-        assert spec is not None
-        assert spec.origin is not None
-        self._programs = Path(spec.origin).parent / "pginstall" / "bin"
+        self._environment = {**os.environ}
+        installed = sorted(INSTALLED.glob("*/bin/initdb"))
+        if not installed:
+            files = debian.unpacked("postgresql", whole=True)
+            installed = sorted(files.glob("usr/lib/postgresql/*/bin/initdb"))
+            self._environment |= debian.libraries(files)
+        self._programs = installed[-1].parent
         self._folder = Path(tempfile.mkdtemp(prefix="gworkers-postgres-"))
         os.chmod(self._folder, 0o755)
         self._data = self._folder / "data"
@@ -44,6 +50,7 @@ class Postgres:
             capture_output=True,
             text=True,
             cwd=self._folder,
+            env=self._environment,
             **self._user,  # type: ignore[call-overload]
         )
         assert done.returncode == 0, done.stderr
@@ -58,7 +65,14 @@ class Postgres:
         }
         command = [str(self._programs / "postgres"), "-D", str(self._data), *(f"--{name}={value}" for name, value in options.items())]
         with open(self._folder / "log", "ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, **self._user)  # type: ignore[call-overload]
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env=self._environment,
+                **self._user,  # type: ignore[call-overload]
+            )
         until(self._listens, 30, "PostgreSQL")
 
     def _listens(self) -> bool:
