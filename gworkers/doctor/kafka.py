@@ -9,6 +9,7 @@ from contextlib import closing
 from gworkers.config.load import Loaded
 from gworkers.config.units import format_duration
 from gworkers.config.yaml import KeyPath, dotted
+from gworkers.doctor import brokers
 from gworkers.doctor.finding import Finding, Level
 from gworkers.handlers.routes import Route
 from gworkers.kafka import topics
@@ -21,6 +22,7 @@ def findings(loaded: Loaded, routes: list[Route], clients: Clients) -> Iterator[
     """Blocks; raises UnavailableError when Kafka cannot be reached."""
     config = loaded.config
     found: dict[str, int] = {}
+    there: dict[str, int] = {}
     with closing(clients.reader()) as reader:
         for name, route in config.routes.items():
             for key in ("topics", "output", "dead_letter"):
@@ -40,7 +42,9 @@ def findings(loaded: Loaded, routes: list[Route], clients: Clients) -> Iterator[
                     if not count:
                         todo = f"kafka-topics.sh --create --topic {topic} --partitions 12 --replication-factor 3"
                         yield Finding(Level.ERROR, f"there is no topic {topic}", where, todo)
-                    elif key == "topics":
+                        continue
+                    there[topic] = count
+                    if key == "topics":
                         found[topic] = count
     most = max(found.values(), default=0)
     if most and most < config.processes:
@@ -48,6 +52,7 @@ def findings(loaded: Loaded, routes: list[Route], clients: Clients) -> Iterator[
         what = f"{config.processes} processes, and no topic has more than {most} partitions: {config.processes - most} have nothing to do"
         yield Finding(Level.WARNING, what, f"{loaded.document.where(path)}: processes", "more partitions, or fewer processes")
     yield from _retention(loaded, routes, clients, found)
+    yield from brokers.findings(loaded, clients, there)
 
 
 def _retention(loaded: Loaded, routes: list[Route], clients: Clients, found: dict[str, int]) -> Iterator[Finding]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 
+from gworkers.config.load import load
+from gworkers.doctor import brokers
+from tests.support.broker import Kafka
 from tests.support.commands import gworkers
 from tests.support.servers import configuration, create_topic, unique
 
@@ -122,3 +127,58 @@ def test_the_cluster(strict_kafka: str, tmp_path: Path) -> None:
     status, found = looked(tmp_path, "def handle(value): ...\n", "--set", "kafka.connect_timeout=1s", ask=True)
     assert status == 78
     assert found[0]["where"] == "Kafka"
+
+
+def test_what_the_brokers_allow_and_how_topics_are_kept(real_kafka: str, tmp_path: Path) -> None:
+    own = Kafka(
+        group_max_session_timeout_ms="20000", group_max_size="2", offsets_retention_minutes="60", transaction_max_timeout_ms="5000"
+    )
+    try:
+        own.start()
+        source = create_topic(own.servers, unique("in"), max_message_bytes="3000000")
+        output = create_topic(own.servers, unique("out"), min_insync_replicas="2")
+        dead = create_topic(own.servers, unique("dead"), cleanup_policy="compact")
+        producer = confluent_kafka.Producer({"bootstrap.servers": own.servers})
+        producer.produce(source, b"x", timestamp=int(1000 * (time.time() + 90)))
+        producer.flush()
+        more = {"output": output, "dead_letter": dead, "delivery": "exactly-once", "processes": 3}
+        config = configuration(own.servers, "app:handle", source, **{**FINE, **more})
+        (tmp_path / "app.py").write_text("def handle(value): ...\n")
+        (tmp_path / "app.yaml").write_text(json.dumps(config))
+        done = gworkers("doctor", "-c", "app.yaml", "--json", folder=tmp_path)
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+    finally:
+        own.stop()
+    assert done.returncode == 78, done
+    told = {one["what"]: one["level"] for one in found if "cores" not in one["what"]}
+    for level, what in (
+        ("error", "the session's time-out is 45000 ms, and the brokers' group.max.session.timeout.ms is 20000"),
+        ("error", "a transaction may take 10000 ms, and the brokers' transaction.max.timeout.ms is 5000"),
+        ("error", "3 processes, and the brokers' group.max.size is 2"),
+        ("warning", "the brokers' offsets.retention.minutes is 60: a group that is stopped for longer than 1h loses its place"),
+        ("error", f"{output} has 1 replica, and its min.insync.replicas is 2: every write to it is refused"),
+        ("error", f"{dead} is compacted"),
+        ("warning", f"a message may have 3,000,000 bytes, and {dead} takes 1,048,588"),
+        ("warning", "a message may have 3,000,000 bytes, and a request of the producer 1,048,576"),
+        ("warning", f"the latest message of {source} is "),
+    ):
+        assert [told.pop(one) for one in [*told] if one.startswith(what)] == [level], (what, told)
+    assert told == {}
+
+
+@pytest.mark.parametrize(
+    ("offset", "at", "told"),
+    [(5, 1000.9, None), (5, 1003.5, "2s ahead"), (5, 900.0, None), (6, 900.0, "100s behind"), (6, 999.0, None)],
+)
+def test_clocks_that_differ(offset: int, at: float, told: str | None) -> None:
+    found = list(brokers.of_times({("in", 0): (5, 900.0)}, 1000.0, {("in", 0): (offset, at)}, 1001.0))
+    assert (told is None and not found) or (told is not None and told in found[0].what)
+
+
+def test_brokers_that_are_too_old_for_transactions(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text(json.dumps(configuration("127.0.0.1:1", "app:handle", "in", output="out", delivery="exactly-once")))
+    loaded = load(tmp_path / "app.yaml")
+    assert [one.what for one in brokers.of_version((2, 4), loaded)] == [
+        "the brokers are of Apache Kafka 2.4, and exactly-once needs 2.5 or later"
+    ]
+    assert list(brokers.of_version((2, 5), loaded)) == []
