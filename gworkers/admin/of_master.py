@@ -42,7 +42,7 @@ from gworkers.errors import Exit
 PATIENCE = 2.0
 MOST = 4 * 2**20
 #: What goes to each process as it is asked.
-TO_ALL = ("/pause", "/resume", "/quiet", "/go-on", "/retry-now", "/give-up", "/interrupt")
+TO_ALL = ("/pause", "/resume", "/quiet", "/go-on", "/retry-now", "/give-up", "/interrupt", "/seek")
 #: Seconds between two signals to the master.
 SIGNAL_INTERVAL = 0.02
 

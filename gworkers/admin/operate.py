@@ -99,6 +99,14 @@ def actions_of(pauses: Pauses, interventions: Interventions, routes: Collection[
         problem = interventions.interrupt((topic, partition, offset))
         return Answer.shown(problem is None, {"why": problem or "its handler is told to end"})
 
+    def seek(request: Request) -> Answer:
+        topic, partition, offset = request.query.get("topic"), request.number("partition"), request.number("offset")
+        if topic is None or partition is None or offset is None:
+            raise BadRequestError("name the partition and where it is to go on: topic, partition, offset")
+        request.take_time()  # Kafka is asked where it begins
+        problem = interventions.seek(topic, partition, offset)
+        return Answer.shown(problem is None, {"why": problem or f"it goes on at {offset} when what runs of it has finished"})
+
     def reload(_: Request) -> Answer:
         server.reload("an operator")
         return Answer.shown(True, {"why": "the configuration is checked; if it is right it is taken up"})
@@ -114,6 +122,7 @@ def actions_of(pauses: Pauses, interventions: Interventions, routes: Collection[
         "/retry-now": with_retries(interventions.retry_now),
         "/give-up": with_retries(interventions.give_up),
         "/interrupt": interrupt,
+        "/seek": seek,
         "/pause": lambda request: answer("pause", selection_of(request, routes), pauses.pause),
         "/resume": lambda request: answer("resume", selection_of(request, routes), pauses.resume),
         "/quiet": lambda _: quiet(True),

@@ -19,6 +19,7 @@ from gworkers.cli.lag import lag
 from gworkers.cli.operate import pause, quiet, resume, scale, stacks
 from gworkers.cli.reset import reset
 from gworkers.cli.run import run
+from gworkers.cli.seek import seek
 from gworkers.cli.send import send
 from gworkers.cli.status import status
 from gworkers.cli.tail import tail
@@ -75,6 +76,7 @@ COMMANDS = (
     tail,
     lag,
     reset,
+    seek,
     dead_letters,
     status,
     top,

@@ -122,6 +122,10 @@ class KafkaGroup:
         if theirs in self._consumer._subscription.assignment:
             self._consumer._subscription.request_offset_reset(theirs)
 
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self._consumer.seek(self._their(tp), offset)
+        self._epochs.begin(tp, offset, -1)
+
     def beginning(self, tp: TopicPartition) -> int:
         theirs = self._their(tp)
         offset: int = self._consumer.beginning_offsets([theirs])[theirs]

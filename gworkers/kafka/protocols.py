@@ -148,6 +148,10 @@ class Group(Protocol):
         """Read a partition on from where ``auto_offset_reset`` says, whatever the group has committed.
         Never waits."""
 
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        """Read a partition on from there, whatever the group has committed. Between two polls; never
+        waits."""
+
     def beginning(self, tp: TopicPartition) -> int:
         """The offset of the first message that is there. Blocks."""
 

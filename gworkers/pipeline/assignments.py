@@ -6,8 +6,8 @@ An assignment is a Partition object of its own, from ``assigned`` until ``let_go
 - withdrawn: nothing more of it is begun; what waits is given back, what runs may finish;
 - fenced: what becomes of its jobs changes nothing any more;
 - let go: fenced, and no longer ours;
-- begun anew: its topic was made anew or its offsets were reset, so nothing that was known of it
-  holds.
+- begun anew: its topic was made anew or its offsets were reset, or an operator has it go on
+  elsewhere, so nothing that was known of it holds.
 """
 
 from __future__ import annotations
@@ -199,6 +199,10 @@ class Assignments:
             "its beginning" if offset is None else f"offset {offset}",
             partition.offsets.next,
         )
+        return self.go_on_at(partition, offset)
+
+    def go_on_at(self, partition: Partition, offset: int | None) -> Partition:
+        """Another Partition takes the place of this one and begins there; see ``begin_anew``."""
         self.fence([partition])
         self._notes.end(partition.mark)
         topic_id = self._group.topic_id(partition.topic)

@@ -28,6 +28,7 @@ from gworkers.pipeline import retry_topics
 from gworkers.pipeline.assignments import Assignments
 from gworkers.pipeline.gaps import Gaps
 from gworkers.pipeline.ledger import Ledger
+from gworkers.pipeline.moves import Moves
 from gworkers.pipeline.pauses import Pauses
 from gworkers.pipeline.rebalance import Rebalance
 from gworkers.pipeline.scheduler import Scheduler
@@ -60,6 +61,7 @@ class Consumer:
         assignments: Assignments,
         rebalance: Rebalance,
         pauses: Pauses,
+        moves: Moves,
         scheduler: Scheduler,
         ledger: Ledger,
         fatal: Fatal,
@@ -69,6 +71,7 @@ class Consumer:
         self._assignments = assignments
         self._rebalance = rebalance
         self._pauses = pauses
+        self._moves = moves
         self._scheduler = scheduler
         self._ledger = ledger
         self._fatal = fatal
@@ -122,6 +125,7 @@ class Consumer:
     def _poll(self) -> None:
         partitions = self._assignments.partitions
         while True:
+            self._moves.go_on()
             most = 0 if self._draining else self._shares.decide(partitions.values(), POLL_MESSAGES)
             has = self._pauses.has
             paused = {tp for tp, p in partitions.items() if p.paused or p.held or self._draining or has(p)}

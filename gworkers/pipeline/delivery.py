@@ -98,6 +98,10 @@ class Delivery(Protocol):
         """The same for partitions that are being revoked, from inside a rebalance; what stood in
         the way, or None."""
 
+    def holds(self, partition: Partition) -> bool:
+        """Whether something of a partition that has finished would come to nothing if it were fenced
+        now."""
+
     @property
     def uncommitted(self) -> int:
         """Jobs here that are no longer in flight and not settled, and may be yet."""
@@ -210,6 +214,9 @@ class AtLeastOnce:
 
     async def commit_revoked(self, partitions: Iterable[Partition]) -> Exception | None:
         return await self._committer.commit_revoked(partitions)
+
+    def holds(self, partition: Partition) -> bool:
+        return False
 
     @property
     def uncommitted(self) -> int:

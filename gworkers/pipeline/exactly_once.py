@@ -211,6 +211,9 @@ class ExactlyOnce:
             self._producer.discard_unsent(SendError("the partition was lost before its result was sent"))
         return dropped
 
+    def holds(self, partition: Partition) -> bool:
+        return bool(self.refusals) or any(job.partition is partition for jobs in (self._jobs, self._next) for job in jobs)
+
     @property
     def commits(self) -> Times:
         return self._took.times

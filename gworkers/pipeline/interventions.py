@@ -10,6 +10,7 @@ from gworkers.handlers.job import Job
 from gworkers.handlers.partition import Partition
 from gworkers.kafka.protocols import TopicPartition
 from gworkers.message import Reject
+from gworkers.pipeline.moves import Moves
 from gworkers.pipeline.outcomes import Outcomes
 from gworkers.pipeline.retries import Retries
 from gworkers.pipeline.runner import Runner
@@ -48,7 +49,7 @@ class Span:
 
 
 class Interventions:
-    """On the hub; nothing blocks."""
+    """On the hub; nothing blocks but ``seek``, which is of gworkers.pipeline.moves."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Interventions:
         outcomes: Outcomes,
         scheduler: Scheduler,
         time_keeper: TimeKeeper,
+        moves: Moves,
     ) -> None:
         self._partitions = partitions
         self._runner = runner
@@ -65,6 +67,7 @@ class Interventions:
         self._outcomes = outcomes
         self._scheduler = scheduler
         self._time_keeper = time_keeper
+        self.seek = moves.ask
 
     def waiting(self) -> list[Waiting]:
         """Those that are due first, TOLD at the most."""

@@ -35,6 +35,7 @@ from gworkers.pipeline.exactly_once import ExactlyOnce
 from gworkers.pipeline.idle import Idle
 from gworkers.pipeline.interventions import Interventions
 from gworkers.pipeline.ledger import Ledger
+from gworkers.pipeline.moves import Moves
 from gworkers.pipeline.outcomes import Outcomes
 from gworkers.pipeline.pacing import Pacing
 from gworkers.pipeline.pauses import Pauses
@@ -106,10 +107,11 @@ class Pipeline:
         if (steered := config.steered) is not None:
             self._steering = Steering(steered, routes, runner, scheduler, lambda: self.time_keeper.cores, self._steer, fatal)
         assignments = Assignments(group, self._partitions, routes, (scheduler, retries, quarantine), delivery, ledger, notes, events)
-        self.interventions = Interventions(self._partitions, runner, retries, outcomes, scheduler, self.time_keeper)
+        self._moves = moves = Moves(group, self._partitions, assignments, delivery)
+        self.interventions = Interventions(self._partitions, runner, retries, outcomes, scheduler, self.time_keeper, moves)
         patient = config.delivery == "exactly-once"
         rebalance = Rebalance(group, assignments, delivery, grace=config.rebalance.grace, patient=patient)
-        self._consumer = Consumer(group, config.kafka.group, assignments, rebalance, pauses, scheduler, ledger, fatal)
+        self._consumer = Consumer(group, config.kafka.group, assignments, rebalance, pauses, moves, scheduler, ledger, fatal)
 
     # -- life
 
@@ -302,6 +304,8 @@ class Pipeline:
             return "operator"
         if partition.held:
             return "oversized"
+        if self._moves.has(partition):
+            return "moving"
         if partition.closing:
             return "leaving"
         return "buffer" if partition.paused else None

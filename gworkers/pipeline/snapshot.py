@@ -14,6 +14,7 @@ from gworkers.figures import Times
 PAUSED = {
     "operator": "an operator has paused it",
     "oversized": "a batch of it is larger than buffer.bytes",
+    "moving": "an operator has it go on elsewhere, when what runs has finished",
     "leaving": "it is about to go",
     "buffer": "its share of the buffer is full",
 }

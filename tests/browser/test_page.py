@@ -113,6 +113,7 @@ def test_every_screen_shows_what_there_is_and_keeps_nobody_out(
         f"topics?topic={source}&from=beginning": r"customer-\d",
         f"partition?topic={source}&partition=0": "What has been read",
         f"confirm?do=pause&topic={source}": "Nothing more of",
+        f"seek?topic={source}&partition=0&to=beginning": "would go on at",
     }
     first = requests.get(f"http://{address}/page/dead-letters", timeout=30).text
     letter = re.search(r'href="(/page/letter\?[^"]+)"', first)
@@ -209,7 +210,19 @@ def test_each_action_asks_and_does_what_it_says(kafka_servers: str, source: str,
     until(lambda: status(address)["retrying"] == 0 and status(address)["done"] == 314, what="all of them")
     assert len(consume(kafka_servers, dead)) == 1
     assert len(consume(kafka_servers, output)) == 313
-    for path in ("/pause", "/resume", "/quiet", "/go-on", "/scale", "/interrupt", "/give-up", "/retry-now"):
+    window.open(f"/page/partition?topic={source}&partition=0")
+    window.page.locator("input[name=to]").fill("no place")
+    window.page.locator("button:text-is('What would it mean?')").click()
+    assert "write beginning, end, an offset" in window.text
+    (partition,) = [one for one in status(address)["partitions"] if one["partition"] == 0]
+    window.open(f"/page/partition?topic={source}&partition=0")
+    window.page.locator("input[name=to]").fill(str(partition["end"] - 5))
+    window.page.locator("button:text-is('What would it mean?')").click()
+    assert "up to 5 messages run again" in window.text
+    window.page.locator("form.confirm button").click()
+    assert f"it goes on at {partition['end'] - 5} when" in window.page.locator(".told").first.inner_text()
+    until(lambda: status(address)["done"] == 319, what="five of them once more")
+    for path in ("/pause", "/resume", "/quiet", "/go-on", "/scale", "/interrupt", "/give-up", "/retry-now", "/seek"):
         assert re.search(rf"gworkers\.audit.*: anybody from 127\.0\.0\.1: {path}", server.log), path
 
 

@@ -130,9 +130,7 @@ def test_the_cluster(strict_kafka: str, tmp_path: Path) -> None:
 
 
 def test_what_the_brokers_allow_and_how_topics_are_kept(real_kafka: str, tmp_path: Path) -> None:
-    own = Kafka(
-        group_max_session_timeout_ms="20000", group_max_size="2", offsets_retention_minutes="60", transaction_max_timeout_ms="5000"
-    )
+    own = Kafka(group_max_session_timeout_ms="20000", group_max_size="2", offsets_retention_minutes="60", transaction_max_timeout_ms="5000")
     try:
         own.start()
         source = create_topic(own.servers, unique("in"), max_message_bytes="3000000")

@@ -79,7 +79,8 @@ def test_it_is_refused_while_a_member_is_active(kafka_servers: str, one: str, ou
     done = reset(server, "--to", "end", "--yes")
     assert (done.returncode, done.stderr) == (
         69,
-        f"gworkers: a member of the group {group_of(server)} is active, and would go on where it is; stop all of them first\n",
+        f"gworkers: a member of the group {group_of(server)} is active, and would go on where it is; stop all of them first, "
+        "or use gworkers seek, which has running ones go on elsewhere\n",
     )
     assert server.stop() == 0
 

@@ -288,6 +288,9 @@ class SimGroup:
     def reset(self, tp: TopicPartition) -> None:
         raise AssertionError("nothing is reset here")
 
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        raise AssertionError("nobody seeks here")
+
     def beginning(self, tp: TopicPartition) -> int:
         return 0
 

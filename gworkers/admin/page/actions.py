@@ -33,6 +33,11 @@ def _of(given: Given) -> str:
     return ", ".join(parts) or "everything"
 
 
+SEEK = (
+    "What runs of it finishes first, and what it gives is sent; what waits, also for another attempt, is dropped. "
+    "The group has the new place with the next commit."
+)
+
 ACTIONS: dict[str, Action] = {
     "pause": Action(
         "/pause",
@@ -73,6 +78,12 @@ ACTIONS: dict[str, Action] = {
             "begun goes to the others or waits for it."
         ),
         begins_anew=True,
+    ),
+    "seek": Action(
+        "/seek",
+        "Go on elsewhere",
+        lambda given: f"{_of({**given, 'offset': ''}).rstrip('@')} goes on at {given.get('offset', '?')}. {SEEK}",
+        harm=True,
     ),
     "interrupt": Action(
         "/interrupt",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlencode
 
 from gevent.pool import Group
 
 from gworkers.admin.answer import BadRequestError, Request
 from gworkers.admin.hiding import HIDDEN, Hiding
 from gworkers.admin.page import views
+from gworkers.admin.page.actions import SEEK
 from gworkers.admin.page.commands import CommandError, Commands
 from gworkers.admin.page.facts import Asking, Facts
 from gworkers.admin.page.history import History
@@ -98,6 +100,17 @@ class Screens:
             "running": {one["offset"]: one for one in running},
             "why": PAUSED,
         }
+
+    def seek(self, request: Request) -> dict[str, Any]:
+        """What it would mean to have a partition go on elsewhere."""
+        topic, number = request.query.get("topic", ""), request.number("partition")
+        where = request.query.get("to", "").strip()
+        if not where:
+            raise BadRequestError(
+                "say where it is to go on: beginning, end, an offset, a moment as 2026-11-26T03:00, or how long ago as 2h"
+            )
+        (move,) = self._commands.rows("seek", "--json", f"--topic={topic}", f"--partition={number}", f"--to={where}")
+        return {"move": move, "back": f"/page/partition?{urlencode({'topic': topic, 'partition': number})}", "sentence": SEEK}
 
     def retries(self, request: Request) -> dict[str, Any]:
         facts = self._ask("/retries", request)
@@ -278,6 +291,7 @@ SCREENS: dict[str, Screen] = {
     "errors": Screen("Errors", "errors.html", Screens.errors),
     "topics": Screen("Topics", "topics.html", Screens.topics),
     "partition": Screen("Partition", "partition.html", Screens.partition, shown=False),
+    "seek": Screen("Go on elsewhere", "seek.html", Screens.seek, shown=False),
     "letter": Screen("Dead letter", "letter.html", Screens.letter, shown=False),
     "deal": Screen("Dead letters", "deal.html", Screens.deal, shown=False),
 }

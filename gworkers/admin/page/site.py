@@ -90,7 +90,7 @@ class Site:
             return self._page(request, "login.html", "401 Unauthorized", {"wrong": False, "title": "Sign in", "name": ""})
         if name == "logout" and posted:
             return _redirect(f"{PAGE}/", (_cookie("", 0),))
-        if name in ("do", "confirm", "replay", "drop", "stop-operation") and not request.may_operate:
+        if name in ("do", "confirm", "seek", "replay", "drop", "stop-operation") and not request.may_operate:
             return self._wrong(request, "403 Forbidden", "This token may look. Sign in with admin.token to operate the server.")
         try:
             return self._of(name, request, posted=posted)
@@ -287,7 +287,7 @@ def _outcome(action: Action, found: dict[str, Any]) -> str:
     answers = list(several.values()) if isinstance(several, dict) else [found]
     if action.path in ("/reload", "/replace"):
         return f"{action.label}: {found.get('why', 'it does not answer')}"
-    if action.path == "/interrupt":
+    if action.path in ("/interrupt", "/seek"):
         done = [one["why"] for one in answers if one.get("ok")]
         return str((done or [one.get("why", "it does not answer") for one in answers] or ["no process answers"])[0])
     wrong = [str(one.get("why")) for one in answers if not one.get("ok")]
