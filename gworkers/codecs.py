@@ -41,6 +41,10 @@ class Decoder:
         named = [p.name for p in list(parameters)[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         return cls(function, tuple(name for name in CONTEXT if name in named))
 
+    def of_message(self, value: bytes, **context: Any) -> Any:
+        """What it makes of a value. context: all of CONTEXT; raises whatever it raises."""
+        return self.function(value, **{name: context[name] for name in self.wants})
+
 
 @dataclass(frozen=True, slots=True)
 class Codec:

@@ -11,7 +11,7 @@ from gworkers.config.schema import Admin
 HIDDEN = "(hidden)"
 #: Fields of what the admin address says that come from messages: keys, values, headers, lines of the
 #: log, and the words of exceptions, which may repeat them.
-FROM_MESSAGES = frozenset({"key", "value", "headers", "text", "trace", "log"})
+FROM_MESSAGES = frozenset({"key", "value", "decoded", "headers", "text", "trace", "log"})
 
 
 class Hiding:

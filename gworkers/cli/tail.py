@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ import click
 
 from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
-from gworkers.errors import UnavailableError, UsageError
+from gworkers.config.load import Loaded
+from gworkers.errors import UnavailableError, UsageError, one_line
+from gworkers.handlers import loading
 from gworkers.handlers.job import Job
 from gworkers.kafka import green, topics
 from gworkers.kafka.reading import read_lean
 from gworkers.text import cut, text_of
+
+Decode = Callable[[str, Job], str]
 
 
 @click.command(
@@ -24,6 +30,7 @@ from gworkers.text import cut, text_of
         "gworkers tail orders.dead -c conf/app.yaml --from beginning -n 10 --json",
         "gworkers tail priced -c conf/app.yaml --from 15m          (what came in the last 15 minutes)",
         "gworkers tail priced -c conf/app.yaml --from 2026-11-23T10:00:00",
+        "gworkers tail orders -c conf/app.yaml --as price          (values as the route price decodes them)",
         "gworkers tail priced -c conf/app.yaml --from 0:1500       (partition 0 from offset 1500)",
     )
 )
@@ -40,12 +47,22 @@ from gworkers.text import cut, text_of
 @click.option("-n", "count", type=click.IntRange(min=1), help="End after so many messages.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--raw", is_flag=True, help="Show control characters as they are, for a pipe.")
+@click.option("--as", "route", metavar="ROUTE", help="Show values as this route decodes them.")
 @click.option("--no-follow", is_flag=True, help="End when everything that was there has been shown.")
 def tail(
-    topic: str, file: Path, overrides: tuple[str, ...], start: str, count: int | None, as_json: bool, raw: bool, no_follow: bool
+    topic: str,
+    file: Path,
+    overrides: tuple[str, ...],
+    start: str,
+    count: int | None,
+    as_json: bool,
+    raw: bool,
+    route: str | None,
+    no_follow: bool,
 ) -> None:
     """Show the messages of TOPIC: partition@offset, time, key, headers, value."""
-    _, clients = clients_of(file, overrides)
+    loaded, clients = clients_of(file, overrides)
+    decode = _decoding(loaded, route) if route is not None else None
     consumer = clients.reader(isolation_level="read_committed") if clients.servers != "embedded" else clients.reader()
     try:
         read_lean(consumer)
@@ -60,9 +77,9 @@ def tail(
             for tp, jobs in consumer.poll(timeout_ms=500).items():
                 for job in jobs:
                     if as_json:
-                        terminal.echo_json(_facts(tp, job))
+                        terminal.echo_json(_facts(tp, job, decode))
                     else:
-                        terminal.echo(_text(tp, job), raw=raw)
+                        terminal.echo(_text(tp, job, decode), raw=raw)
                     shown += 1
                     if shown == count:
                         return
@@ -120,8 +137,34 @@ def moment(text: str, option: str) -> int:
         raise UsageError(f"{option} {text}: expected {more}a time or a duration") from None
 
 
-def _facts(tp: Any, job: Job) -> dict[str, Any]:
-    return {
+def _decoding(loaded: Loaded, name: str) -> Decode:
+    """From a topic's name and a message of it to the text of what a route's handler would get. Raises
+    UsageError."""
+    route = loaded.config.routes.get(name)
+    if route is None:
+        raise UsageError(f"--as {name}: there is no such route; there are {', '.join(loaded.config.routes)}")
+    try:
+        decoder = loading.decoder_of(loaded, route)
+    except loading.ImportProblem as problem:
+        raise UsageError(f"--as {name}: {problem}") from None
+
+    def decode(topic: str, job: Job) -> str:
+        if job.value is None:
+            return "(no value)"
+        try:
+            value = decoder.of_message(job.value, topic=topic, headers=job.headers)
+        except Exception as error:
+            return f"(not valid {route.decode}: {one_line(error)})"
+        try:
+            return json.dumps(value, ensure_ascii=False, default=str)
+        except (TypeError, ValueError):
+            return repr(value)
+
+    return decode
+
+
+def _facts(tp: Any, job: Job, decode: Decode | None) -> dict[str, Any]:
+    found = {
         "topic": tp.topic,
         "partition": tp.partition,
         "offset": job.offset,
@@ -130,11 +173,12 @@ def _facts(tp: Any, job: Job) -> dict[str, Any]:
         "headers": terminal.pairs(job.headers),
         "value": text_of(job.value),
     }
+    return found if decode is None else {**found, "decoded": decode(tp.topic, job)}
 
 
-def _text(tp: Any, job: Job) -> str:
+def _text(tp: Any, job: Job, decode: Decode | None) -> str:
     headers = " ".join(f"{name}={_short(value)}" for name, value in terminal.pairs(job.headers))
-    key, value = text_of(job.key), text_of(job.value)
+    key, value = text_of(job.key), text_of(job.value) if decode is None else decode(tp.topic, job)
     parts = [f"{tp.partition}@{job.offset}", terminal.moment(job.timestamp, "milliseconds"), "-" if key is None else key]
     if headers:
         parts.append(f"{{{headers}}}")

@@ -160,6 +160,13 @@ def _decoder(name: str) -> Decoder:
     return _codec(name).decode if name in CODECS else Decoder.of(_callable(name))
 
 
+def decoder_of(loaded: Loaded, route: RouteConfig) -> Decoder:
+    """A route's decoder alone, with as much of the application as it imports. Raises ImportProblem."""
+    if route.decode not in CODECS:
+        put_on_path(loaded)
+    return _decoder(route.decode)
+
+
 def _encoder(name: str) -> Encode:
     return _codec(name).encode if name in CODECS else custom_encoder(_callable(name))
 

@@ -226,6 +226,18 @@ def test_each_action_asks_and_does_what_it_says(kafka_servers: str, source: str,
         assert re.search(rf"gworkers\.audit.*: anybody from 127\.0\.0\.1: {path}", server.log), path
 
 
+def test_a_topic_is_shown_as_its_route_decodes_it(kafka_servers: str, source: str, output: str, start: Any, view: Any) -> None:
+    app = "def parse(value):\n    return dict(zip(('number', 'name'), value.decode().split('|')))\ndef handle(value):\n    return value\n"
+    config = configuration(kafka_servers, "app:handle", source, output, decode="app:parse", encode="json", admin={"bind": "127.0.0.1:0"})
+    server = start(config, app=app)
+    produce(kafka_servers, source, [(b"k", b"%d|<b>apple</b>" % n) for n in range(20)])
+    window = view(server.says(r"admin at (\S+)")[1])
+    window.open(f"/page/topics?topic={source}&from=beginning&search=%22number%22%3A+%2217%22")
+    assert window.page.locator("summary").count() == 1
+    assert window.page.locator("summary").inner_text() == '{"number": "17", "name": "<b>apple</b>"}'
+    assert window.wrong == []
+
+
 def test_dead_letters_are_searched_replayed_and_dropped(
     kafka_servers: str, source: str, output: str, dead: str, shop: Any, view: Any
 ) -> None:

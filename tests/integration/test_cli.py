@@ -119,6 +119,37 @@ def test_send_and_tail(file: Path, source: str, kafka_servers: str, tmp_path: Pa
     assert one["value"] in at.stdout
 
 
+def test_tail_shows_values_as_a_route_decodes_them(kafka_servers: str, source: str, tmp_path: Path) -> None:
+    app = (
+        "import datetime\n"
+        "def parse(value, topic):\n"
+        "    number, name = value.split(b'|')\n"
+        "    return {'n': int(number), 'name': name.decode(), 'topic': topic, 'on': datetime.date(2026, 11, 27)}\n"
+        "def handle(value): ...\n"
+    )
+    (tmp_path / "app.py").write_text(app)
+    config = configuration(kafka_servers, "app:handle", source, decode="app:parse")
+    (tmp_path / "app.yaml").write_text(json.dumps(config))
+    produce(kafka_servers, source, [(b"k", b"7|apple"), (b"k", b"none"), (b"k", None)], partition=0)
+
+    def tail(*more: str) -> str:
+        done = gworkers("tail", source, "-c", "app.yaml", "--from", "beginning", "--no-follow", *more, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first, second, third = tail("--as", "main").splitlines()
+    assert first.endswith(f' k {{"n": 7, "name": "apple", "topic": "{source}", "on": "2026-11-27"}}')
+    assert second.endswith(" k (not valid app:parse: ValueError: not enough values to unpack (expected 2, got 1))")
+    assert third.endswith(" k (no value)")
+    row = json.loads(tail("--as", "main", "--json").splitlines()[0])
+    assert (row["value"], json.loads(row["decoded"])["n"]) == ("7|apple", 7)
+    done = gworkers("tail", source, "-c", "app.yaml", "--as", "else", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (64, "gworkers: --as else: there is no such route; there are main\n")
+    (tmp_path / "app.py").write_text("def handle(value): ...\n")
+    done = gworkers("tail", source, "-c", "app.yaml", "--as", "main", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (64, "gworkers: --as main: app has no parse; it has handle\n")
+
+
 def test_tail_shows_headers_and_missing_values(file: Path, source: str, kafka_servers: str) -> None:
     produce(kafka_servers, source, [(b"k", None)], headers=[("why", b"gone")], partition=0)
     done = gworkers("tail", source, "-c", str(file), "--from", "0:0", "-n", "1")

@@ -20,6 +20,7 @@ from gworkers.admin.server import tell
 from gworkers.config.load import Loaded
 from gworkers.config.origins import rows as configuration_rows
 from gworkers.errors import UsageError
+from gworkers.handlers.routes import matches
 from gworkers.pipeline.snapshot import PAUSED
 
 #: What charts may be asked for.
@@ -29,6 +30,8 @@ LISTED = 200
 SEARCHED = 5000
 #: Characters of a value that can be edited.
 EDITED_AT_MOST = 8_000
+#: Decoders whose values are shown as they are.
+PLAIN = ("json", "text", "bytes")
 #: What dead letters are chosen by, as the command has it.
 CHOICES = ("topic", "route", "reason", "exception", "key", "since", "until")
 
@@ -241,13 +244,22 @@ class Screens:
         if topic:
             most = SEARCHED if key or text else LISTED + 1
             try:
-                rows = self._commands.rows("tail", "--json", "--no-follow", f"--from={start}", "-n", str(most), "--", topic)
+                decoded = [f"--as={route}"] if (route := self._decoded_by(topic)) is not None else []
+                rows = self._commands.rows("tail", "--json", "--no-follow", *decoded, f"--from={start}", "-n", str(most), "--", topic)
             except (CommandError, UsageError) as error:
                 found["wrong"], rows = str(error), []
             rows = [row for row in rows if not key or row["key"] == key]
-            rows = views.searched(rows, text, ("value", "key", "headers"))
+            rows = views.searched(rows, text, ("decoded", "value", "key", "headers"))
             found |= {"rows": [self._shown(row, request) for row in rows[:LISTED]], "more": len(rows) > LISTED}
         return {**found, "known": sorted(known), "topic": topic, "from": start, "key": key, "search": text}
+
+    def _decoded_by(self, topic: str) -> str | None:
+        """The route that reads a topic and decodes it in a way of its own; JSON and text show as they
+        are."""
+        for name, route in self._loaded.config.routes.items():
+            if matches(route, topic) and route.decode not in PLAIN:
+                return name
+        return None
 
 
 def hours_of(request: Request) -> str:
