@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import linecache
 import os.path
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 from gworkers.handlers.block import Block
 from gworkers.handlers.job import Job
@@ -41,11 +42,27 @@ def standing(blocks: Iterable[Block]) -> Iterator[Standing]:
         if slot is None or job is None:
             continue
         frame = frames.get(slot.thread) if slot.thread else getattr(block.waiter, "gr_frame", None)
-        summary = traceback.extract_stack(frame)
-        own = max((index + 1 for index, one in enumerate(summary) if one.filename.endswith(_FILES)), default=0)
         deadline = slot.deadline
         left = deadline - time.monotonic() if deadline is not None else None
-        yield Standing(job, now - block.started, left, "".join(traceback.format_list(summary[own:] or summary)).rstrip())
+        yield Standing(job, now - block.started, left, _stack_of(frame))
+
+
+def _stack_of(frame: FrameType | None) -> str:
+    """As ``traceback.format_stack`` writes it, of the frames that are above ours; of all, where it
+    stands in one of ours. A file that was read once is not looked at again, which would be a system
+    call for each frame: what runs is the code as it was."""
+    lines: list[str] = []
+    whole = frame is not None and frame.f_code.co_filename.endswith(_FILES)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not whole and name.endswith(_FILES):
+            break
+        if name not in linecache.cache:
+            linecache.lazycache(name, frame.f_globals)
+        code = linecache.getline(name, frame.f_lineno).strip()
+        lines.append(f'  File "{name}", line {frame.f_lineno}, in {frame.f_code.co_name}' + (f"\n    {code}" if code else ""))
+        frame = frame.f_back
+    return "\n".join(reversed(lines))
 
 
 def standing_at(stack: str) -> str:

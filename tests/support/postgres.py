@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
 from tests.support import debian
+from tests.support.broker import free_port
 from tests.support.servers import until
 
 INSTALLED = Path("/usr/lib/postgresql")
@@ -38,9 +38,7 @@ class Postgres:
         if self._user:
             os.chown(self._folder, NOBODY, NOBODY)
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-N", "--locale=C", "-E", "UTF8")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         self._process: subprocess.Popen[bytes] | None = None
 
