@@ -33,6 +33,8 @@ from tests.support.servers import ENVIRONMENT, ROOT, Running, configuration, con
 APPS = Path(__file__).parent / "apps"
 #: What several of them import.
 SHARED = "django_project.py"
+#: What earlier rounds of ``--write`` found.
+KEPT = ROOT / ".cache" / "matrix.json"
 CONCURRENCY = 64
 #: Values whose results are compared with those of the function called here, one after the other.
 COMPARED = 50
@@ -297,17 +299,24 @@ handlers are in `tests/matrix/apps`.
     return head + "\n".join(lines) + "\n\n" + "\n".join(reasons) + "\n"
 
 
+def write(told: dict[str, dict[str, str]], count: int) -> None:
+    """What has been found so far, which ``--only`` goes on with."""
+    KEPT.parent.mkdir(exist_ok=True)
+    KEPT.write_text(json.dumps(told))
+    (ROOT / "docs" / "compatibility.md").write_text(page(told, count))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bin/test matrix", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--only", action="append", help="a library's module in tests/matrix/apps; may be given several times")
-    parser.add_argument("--write", action="store_true", help="write docs/compatibility.md")
+    parser.add_argument("--write", action="store_true", help="write docs/compatibility.md; with --only those rows anew")
     options = parser.parse_args()
     chosen = [library for library in LIBRARIES if not options.only or library.app in options.only]
     kafka = broker.Kafka()
     kafka.start()
     good = True
-    told: dict[str, dict[str, str]] = {}
+    told: dict[str, dict[str, str]] = json.loads(KEPT.read_text()) if options.write and options.only and KEPT.exists() else {}
     try:
         with services_of(chosen) as services:
             for library in chosen:
@@ -315,12 +324,12 @@ def main() -> int:
                     for restart in (False, True) if library.service not in (None, "a file") else (False,):
                         row = Round(kafka.servers, [library], executor, options.messages, services).run(restart=restart)[library]
                         told.setdefault(library.name, {})[f"{executor} {restart}"] = row.told()
+                        if options.write:
+                            write(told, options.messages)
                         print(f"{library.name}, {executor}{', restarted' if restart else ''}: {row.told()}", flush=True)
                         good &= row.good
     finally:
         kafka.stop()
-    if options.write:
-        (ROOT / "docs" / "compatibility.md").write_text(page(told, options.messages))
     return 0 if good else 1
 
 

@@ -28,8 +28,9 @@ class Terminal:
             self._tmux = str(folders[0] / "bin" / "tmux")
             self._env["LD_LIBRARY_PATH"] = ":".join(str(one) for folder in folders for one in (folder / "lib").glob("*-linux-gnu"))
         size = ("-x", str(columns), "-y", str(rows))
-        self._ask("-u", "-f", "/dev/null", "new-session", "-d", *size, "-c", str(folder), *command)
-        self._ask("set-option", "-g", "remain-on-exit", "on")
+        settings = folder / "tmux.conf"
+        settings.write_text("set-option -g remain-on-exit on\n")  # from the first moment on: the command may be a short one
+        self._ask("-u", "-f", str(settings), "new-session", "-d", *size, "-c", str(folder), *command)
         self.resize(columns, rows)
 
     def _ask(self, *arguments: str) -> str:
