@@ -38,7 +38,8 @@ KEPT = ROOT / ".cache" / "matrix.json"
 CONCURRENCY = 64
 #: Values whose results are compared with those of the function called here, one after the other.
 COMPARED = 50
-TIMEOUT = 600.0
+#: Seconds without one more message after which a round hangs.
+STANDS_STILL = 120.0
 
 
 @dataclass(frozen=True)
@@ -241,8 +242,10 @@ class Round:
             return int(requests.get(f"http://{address}/status", timeout=30).json()["done"])
 
         until(lambda: done() > 0, 60, "the first message")
-        begun = time.monotonic()
-        while (now := done()) < total and time.monotonic() - begun < TIMEOUT:
+        before, since = 0, time.monotonic()
+        while (now := done()) < total and time.monotonic() - since < STANDS_STILL:
+            if now > before:
+                before, since = now, time.monotonic()
             if restart and now > total // 3:
                 restart = False
                 for service in self._services.values():
