@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,6 +222,7 @@ class Round:
             try:
                 hung = self._watch(server, total, restart)
                 status = server.stop(60) if not hung else -1
+                processes = survivors(server.process.pid)
                 log = server.log
             finally:
                 server.close()
@@ -229,7 +230,7 @@ class Round:
         for library, row in rows.items():
             self._look(library, row, wanted[library])
             row.status, row.hung = status, hung
-            row.left = remaining.get(library.service or "", 0)
+            row.left = remaining.get(library.service or "", 0) + processes
         if not all(row.good for row in rows.values()):
             print(log[-6000:], file=sys.stderr)
         return rows
@@ -267,6 +268,16 @@ class Round:
         row.dead = sum(dict(m.headers())["gworkers-route"] == library.app.encode() for m in consume(self._kafka, self._dead, timeout=60))
 
 
+def survivors(session: int) -> int:
+    """How many processes of a session run; those that have ended and were not waited for do not."""
+    found = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, own, *_ = file.read_text().rpartition(")")[2].split()
+            found += int(own) == session and state != "Z"
+    return found
+
+
 @contextmanager
 def services_of(libraries: Sequence[Library]) -> Iterator[dict[str, Server]]:
     """Started, and closed at the end. Raises debian.NotHere."""
@@ -286,8 +297,9 @@ Made by `bin/test matrix --write`: {count:,} messages through a handler as each 
 writes it, concurrency {CONCURRENCY}, Python {platform.python_version()}, {os.cpu_count()} cores with Kafka and the service beside them.
 Each was run in both executors, and once more while the service was started anew in the middle. A rate
 stands where nothing was lost, nothing dead-lettered, results were as when the function is called one
-message after the other, the server ended with 0, and no connection was left at the service. The
-handlers are in `tests/matrix/apps`.
+message after the other, the server ended with 0, and no connection was left at the service and no
+process of the server's. The handlers are in `tests/matrix/apps`; how many a second there are says
+more of the libraries and of what else the machine did than of the server.
 
 | library | version | beside it | threads | service restarts | greenlets | service restarts |
 |---|---|---|---|---|---|---|
@@ -298,7 +310,11 @@ handlers are in `tests/matrix/apps`.
         if row is not None:
             cells = [row.get(f"{executor} {again}", "–") for executor in ("thread", "greenlet") for again in (False, True)]
             lines.append(f"| {library.name} | {library.version} | {library.service or '–'} | {' | '.join(cells)} |")
-    reasons = [f"- {library.name} is not for greenlets: {library.why}." for library in LIBRARIES if library.why]
+    reasons = [
+        "- psycopg2, and peewee with it, waits in C: greenlets have their statements run one after the other.",
+        "- subprocess forks in Python where gevent has patched it, and the hub stands still for it.",
+        *(f"- {library.name} is not for greenlets: {library.why}." for library in LIBRARIES if library.why),
+    ]
     return head + "\n".join(lines) + "\n\n" + "\n".join(reasons) + "\n"
 
 

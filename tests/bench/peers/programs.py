@@ -198,7 +198,8 @@ def confluent_share(s: Settings) -> None:
             admin.ConfigEntry("share.auto.offset.reset", "earliest", incremental_operation=admin.AlterConfigOpType.SET),
         ],
     )
-    for future in admin.AdminClient({"bootstrap.servers": s.servers}).incremental_alter_configs([resource]).values():
+    client = admin.AdminClient({"bootstrap.servers": s.servers})
+    for future in client.incremental_alter_configs([resource]).values():
         future.result(10)
     handle, pool = s.handle, ThreadPoolExecutor(s.concurrency)
     producer = confluent_kafka.Producer({"bootstrap.servers": s.servers, "linger.ms": 5, "compression.type": s.compression})
