@@ -64,6 +64,10 @@ def validate(document: Document, folder: Path, problems: Iterable[Problem] = ())
     return Loaded(config, document, folder)
 
 
+#: What may stand in a number's place.
+OR: dict[KeyPath, str] = {("concurrency",): ", auto, or a section with min and max"}
+
+
 def _in_file_order(where: str) -> tuple[int, str]:
     line = where.split(" ")[0].rstrip(",").rpartition(":")[2]
     return (int(line) if line.isdigit() else 0, where)
@@ -125,7 +129,7 @@ def _expected(kind: str, context: Mapping[str, Any], path: KeyPath) -> str:
         "less_than_equal": f"{context.get('le')} or less",
         "literal_error": str(context.get("expected", "")).replace("'", ""),
     }
-    return words.get(kind, kind.replace("_", " "))
+    return words.get(kind, kind.replace("_", " ")) + (OR.get(path, "") if kind.startswith("int_") else "")
 
 
 def _field_at(path: KeyPath) -> Any:

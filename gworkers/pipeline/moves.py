@@ -15,7 +15,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gworkers.errors import one_line
 from gworkers.handlers.partition import Partition
+from gworkers.kafka.errors import is_kafkas
 from gworkers.kafka.protocols import Group, TopicPartition
 from gworkers.pipeline.assignments import Assignments
 from gworkers.pipeline.delivery import Delivery
@@ -47,7 +49,12 @@ class Moves:
         """Have a partition go on at ``offset``; what stands in the way, or None. Asks Kafka where the
         partition begins, and blocks for that."""
         tp = TopicPartition(topic, number)
-        begin = self._group.beginning(tp) if tp in self._partitions else 0
+        try:
+            begin = self._group.beginning(tp) if tp in self._partitions else 0
+        except Exception as error:
+            if not is_kafkas(error):
+                raise
+            return f"Kafka cannot be asked where {topic}[{number}] begins: {one_line(error)}"
         partition = self._partitions.get(tp)
         if partition is None:
             return f"{topic}[{number}] is not assigned here"
