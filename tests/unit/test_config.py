@@ -92,7 +92,10 @@ def test_json_is_the_yaml_it_is(tmp_path: Path) -> None:
         ("kafka: [\n", "app.yaml:2: this is not YAML: expected the node content, but found '<stream end>' (while parsing a flow node)"),
         (GOOD + "kafak: 1\n", 'app.yaml:7: kafak: unknown key; did you mean "kafka"?'),
         (GOOD + "concurrency: -3\n", "app.yaml:7: concurrency: expected 1 or more (for example 64), got -3"),
-        (GOOD + "concurrency: many\n", "app.yaml:7: concurrency: expected a whole number, auto, or a section with min and max (for example 64), got 'many'"),
+        (
+            GOOD + "concurrency: many\n",
+            "app.yaml:7: concurrency: expected a whole number, auto, or a section with min and max (for example 64), got 'many'",
+        ),
         (
             GOOD + "executor: green\n",
             "app.yaml:7: executor: expected thread or greenlet, got 'green'",
@@ -323,7 +326,10 @@ def test_set_lays_values_over_the_file(tmp_path: Path) -> None:
     [
         ("concurrency", "--set: concurrency: write it as a.b.c=value"),
         ("a..b=1", "--set: a..b=1: write it as a.b.c=value"),
-        ("concurrency=none", "--set: concurrency: expected a whole number, auto, or a section with min and max (for example 64), got 'none'"),
+        (
+            "concurrency=none",
+            "--set: concurrency: expected a whole number, auto, or a section with min and max (for example 64), got 'none'",
+        ),
         ("kafka.group.name=1", "--set: kafka.group.name: group is a value, not a section, at app.yaml:1"),
         ("kafak.group=1", '--set: kafak: unknown key; did you mean "kafka"?'),
     ],
