@@ -13,6 +13,10 @@ They end when ``stop`` has been called and their block is through, or when they 
 from __future__ import annotations
 
 import itertools
+from typing import Any
+from weakref import WeakSet
+
+import gevent
 
 from gworkers.handlers.partition import Partition
 from gworkers.loop import Fatal, Loop
@@ -50,6 +54,7 @@ class Workers:
         self._loops: list[Loop] = []
         self._stopping = False
         self._surplus = 0  # how many are to end
+        self._leaving: WeakSet[Any] = WeakSet()  # greenlets that take nothing more
 
     def start(self) -> None:
         for _ in range(self._count):
@@ -77,9 +82,14 @@ class Workers:
 
     def kill(self) -> None:
         """End the workers where they stand; handlers in threads run on and are not listened to any
-        more."""
+        more. Those that leave by themselves are let go: in a greenlet the hooks of its end run in it,
+        and may wait."""
+        gevent.get_hub().loop.run_callback(self._end)  # after those that ``stop`` has woken
+
+    def _end(self) -> None:
         for loop in self._loops:
-            loop.stop()
+            if loop.greenlet not in self._leaving:
+                loop.stop()
 
     def _most(self, partition: Partition) -> int:
         route = partition.route
@@ -91,6 +101,7 @@ class Workers:
         try:
             self._work_on()
         finally:
+            self._leaving.add(gevent.getcurrent())
             self._runner.executor.leave()
 
     def _work_on(self) -> None:

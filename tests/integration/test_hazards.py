@@ -262,6 +262,7 @@ def connect():
     local.connection = object()
     with guard: open_.append(local.connection)
 def disconnect():
+    time.sleep(WAITS)
     with guard: closed.append(local.connection)
 def handle(value):
     assert pool is not None and local.connection
@@ -269,18 +270,20 @@ def handle(value):
 """
 
 
+@pytest.mark.parametrize("waits", ["0", "0.5"])
 def test_hooks_run_when_processes_and_threads_begin_and_end(
-    kafka_servers: str, source: str, output: str, start: Any, executor: str
+    kafka_servers: str, source: str, output: str, start: Any, executor: str, waits: str
 ) -> None:
     produce(kafka_servers, source, ((None, b"%d" % n) for n in range(500)))
     hooks = {"process_start": "app:start", "process_stop": "app:stop", "thread_start": "app:connect", "thread_stop": "app:disconnect"}
     config = configuration(kafka_servers, "app:handle", source, output, concurrency=6, executor=executor) | {"hooks": hooks}
-    server = start(config, "--until-idle", "300ms", app=HOOKED)
+    server = start(config, "--until-idle", "300ms", app=f"import time\nWAITS = {waits}\n{HOOKED}")
     assert server.wait() == 0, server.log
     assert len(consume(kafka_servers, output)) == 500
     told = re.search(r"INFO shop: stopped with (\d+) of (\d+) closed, pool \[\]", server.log)
     assert told, server.log
     assert told[1] == told[2]
+    assert "hooks.thread_stop failed" not in server.log, "it was let end"
     assert int(told[1]) == 6 if executor == "thread" else 1 <= int(told[1]) <= 6  # a greenlet that ran nothing has begun nothing
     assert "hooks.process_stop failed, and the stop goes on" in server.log
     assert "everything settled" in server.log

@@ -222,7 +222,9 @@ class Round:
             try:
                 hung = self._watch(server, total, restart)
                 status = server.stop(60) if not hung else -1
-                processes = survivors(server.process.pid)
+                remains = survivors(server.process.pid)
+                if remains:
+                    print(f"left behind: {remains}", file=sys.stderr)
                 log = server.log
             finally:
                 server.close()
@@ -230,7 +232,7 @@ class Round:
         for library, row in rows.items():
             self._look(library, row, wanted[library])
             row.status, row.hung = status, hung
-            row.left = remaining.get(library.service or "", 0) + processes
+            row.left = remaining.get(library.service or "", 0) + len(remains)
         if not all(row.good for row in rows.values()):
             print(log[-6000:], file=sys.stderr)
         return rows
@@ -268,14 +270,19 @@ class Round:
         row.dead = sum(dict(m.headers())["gworkers-route"] == library.app.encode() for m in consume(self._kafka, self._dead, timeout=60))
 
 
-def survivors(session: int) -> int:
-    """How many processes of a session run; those that have ended and were not waited for do not."""
-    found = 0
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, _, own, *_ = file.read_text().rpartition(")")[2].split()
-            found += int(own) == session and state != "Z"
-    return found
+def survivors(session: int, patience: float = 10.0) -> list[str]:
+    """The processes of a session that run, after those that are about to end have ended."""
+    deadline = time.monotonic() + patience
+    while True:
+        found = []
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                state, _, _, own, *_ = file.read_text().rpartition(")")[2].split()
+                if int(own) == session and state != "Z":
+                    found.append((file.parent / "cmdline").read_text().replace("\0", " "))
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 @contextmanager
