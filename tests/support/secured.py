@@ -54,6 +54,8 @@ class Authority:
         builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=30))
         builder = builder.not_valid_after(now + datetime.timedelta(days=30))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        builder = builder.add_extension(_usage(signs=True), critical=True)  # Python 3.13 asks for these by default
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
         self.certificate = builder.sign(self._key, hashes.SHA256())
         self.file = folder / f"{name}-ca.pem"
         self.file.write_bytes(_pem(self.certificate))
@@ -73,6 +75,9 @@ class Authority:
         builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=20))
         builder = builder.not_valid_after(now + datetime.timedelta(days=days))
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        builder = builder.add_extension(_usage(signs=False), critical=True)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         locked: serialization.KeySerializationEncryption = serialization.NoEncryption()
         if password is not None:
@@ -88,6 +93,21 @@ class Authority:
         file = self._folder / f"{self._name}-{name}.keystore.pem"
         file.write_bytes(key.read_bytes() + certificate.read_bytes())
         return file
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    """Of an authority's key, which signs certificates, and of one that is somebody's own."""
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
