@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from gworkers.config.load import Loaded
+from gworkers.config.yaml import KeyPath, dotted
+
 
 class Level(IntEnum):
     """How bad it is."""
@@ -22,3 +25,9 @@ class Finding:
     what: str
     where: str
     todo: str
+
+
+def where_of(loaded: Loaded, *path: str | int) -> str:
+    """Where a key stands in the configuration, and its name."""
+    key: KeyPath = path
+    return f"{loaded.document.where(key)}: {dotted(key)}"

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from gworkers.config.load import Loaded
 from gworkers.config.units import cores, format_duration
-from gworkers.config.yaml import KeyPath, dotted
-from gworkers.doctor.finding import Finding, Level
+from gworkers.doctor.finding import Finding, Level, where_of
 from gworkers.server import limits
 
 #: Drivers in C that wait outside of Python, with what makes each of them cooperate.
@@ -30,11 +29,6 @@ def findings(loaded: Loaded, stop_within: float | None) -> Iterator[Finding]:
     yield from _machine(loaded)
 
 
-def _at(loaded: Loaded, *path: str | int) -> str:
-    key: KeyPath = path
-    return f"{loaded.document.where(key)}: {dotted(key)}"
-
-
 def _times(loaded: Loaded, stop_within: float | None) -> Iterator[Finding]:
     config = loaded.config
     grace = config.shutdown.grace
@@ -45,9 +39,9 @@ def _times(loaded: Loaded, stop_within: float | None) -> Iterator[Finding]:
         )
         wait = format_duration(grace + 15)
         todo = f"have it wait {wait} (stopwaitsecs, TimeoutStopSec, terminationGracePeriodSeconds), or make the grace shorter"
-        yield Finding(Level.WARNING, what, _at(loaded, "shutdown", "grace"), todo)
+        yield Finding(Level.WARNING, what, where_of(loaded, "shutdown", "grace"), todo)
     for name, route in config.routes.items():
-        where = _at(loaded, "routes", name, "timeout")
+        where = where_of(loaded, "routes", name, "timeout")
         if route.timeout is None:
             yield Finding(Level.NOTE, "a handler that hangs takes its place for good", where, "write how long it may take, for example 30s")
         elif route.timeout > grace:
@@ -61,20 +55,20 @@ def _routes(loaded: Loaded) -> Iterator[Finding]:
     for name, route in config.routes.items():
         if route.dead_letter is None:
             what = "the process stops at the first message that fails for good"
-            yield Finding(Level.WARNING, what, _at(loaded, "routes", name), "name a dead_letter topic")
+            yield Finding(Level.WARNING, what, where_of(loaded, "routes", name), "name a dead_letter topic")
         if route.output is not None and route.output in route.topics:
             what = "it sends to a topic that it consumes: each result is a message again"
-            yield Finding(Level.WARNING, what, _at(loaded, "routes", name, "output"), "send elsewhere")
+            yield Finding(Level.WARNING, what, where_of(loaded, "routes", name, "output"), "send elsewhere")
     if config.dead_letters.stop_above is None and any(route.dead_letter for route in config.routes.values()):
         what = "a handler that fails for every message empties the topic into the dead letters"
         todo = "for example stop_above: 100 in 1m, which stops the process with status 65"
-        yield Finding(Level.NOTE, what, _at(loaded, "dead_letters", "stop_above"), todo)
+        yield Finding(Level.NOTE, what, where_of(loaded, "dead_letters", "stop_above"), todo)
     if config.state_dir is None:
         what = "a message that kills the process does so again and again"
-        yield Finding(Level.NOTE, what, _at(loaded, "state_dir"), "name a folder: with it such a message becomes a dead letter")
+        yield Finding(Level.NOTE, what, where_of(loaded, "state_dir"), "name a folder: with it such a message becomes a dead letter")
     if config.admin.bind is None:
         what = "no health, no metrics, and no command can ask this server anything"
-        yield Finding(Level.NOTE, what, _at(loaded, "admin", "bind"), "for example 127.0.0.1:8080")
+        yield Finding(Level.NOTE, what, where_of(loaded, "admin", "bind"), "for example 127.0.0.1:8080")
 
 
 def _drivers(loaded: Loaded) -> Iterator[Finding]:
@@ -106,4 +100,4 @@ def _machine(loaded: Loaded) -> Iterator[Finding]:
         yield Finding(Level.ERROR, what, "this machine", f"raise the limit, or lower concurrency: {limits.threads()}")
     if config.processes > cores():
         what = f"{config.processes} processes on {cores()} cores"
-        yield Finding(Level.NOTE, what, _at(loaded, "processes"), "for handlers that compute more than one a core gains nothing")
+        yield Finding(Level.NOTE, what, where_of(loaded, "processes"), "for handlers that compute more than one a core gains nothing")

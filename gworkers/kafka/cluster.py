@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +29,7 @@ class Cluster:
 
     def of_brokers(self) -> Settings:
         """What one of the brokers is set to."""
-        told = self._ask(lambda: self._admin.describe_cluster())
+        told = self._ask(self._admin.describe_cluster)
         node = str(min(broker["broker_id"] for broker in told["brokers"]))
         return self._settings("broker", [node])[node]
 
@@ -59,11 +60,19 @@ class Cluster:
         }
 
     @staticmethod
-    def _ask(question: Any) -> Any:
+    def _ask(question: Callable[[], Any]) -> Any:
         try:
             return question()
         except green.module("kafka.errors").KafkaError as error:
             raise UnavailableError(one_line(error)) from error
+
+
+def kept_for(topic: Settings) -> float:
+    """For how many seconds a topic that is set to this keeps messages, ``math.inf`` for one that keeps
+    all."""
+    retention = int(topic.get("retention.ms", -1))
+    deletes = "delete" in topic.get("cleanup.policy", "delete")
+    return retention / 1000 if deletes and retention >= 0 else math.inf
 
 
 @contextmanager

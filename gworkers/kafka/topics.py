@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 from gworkers.errors import UnavailableError, one_line
 from gworkers.kafka import green
 from gworkers.kafka.clients import Clients
+from gworkers.kafka.cluster import Cluster, kept_for
 from gworkers.kafka.errors import Kind, classify
 
 log = logging.getLogger(__name__)
@@ -70,20 +70,12 @@ class Topics:
         """For how many seconds topics keep messages, ``math.inf`` for those that keep all; without
         those that are not there. What cannot be read is told in the log, and left out."""
         names = [name for name in names if name in self.there]
-        resource = green.module("kafka.admin").ConfigResource
-        found: dict[str, float] = {}
         try:
-            told = self._admin.describe_configs([resource("topic", name) for name in names], config_filter="all") if names else {}
-        except green.module("kafka.errors").KafkaError as error:
-            log.info("how long %s keep messages cannot be read: %s", ", ".join(names), one_line(error))
+            told = Cluster(self._admin).of_topics(names) if names else {}
+        except UnavailableError as error:
+            log.info("how long %s keep messages cannot be read: %s", ", ".join(names), error)
             return {}
-        for name, configs in told.get("topic", {}).items():
-            value = configs.get("retention.ms", {}).get("value")
-            if "delete" in str(configs.get("cleanup.policy", {}).get("value", "delete")) and value is not None:
-                found[name] = int(value) / 1000 if int(value) >= 0 else math.inf
-            else:
-                found[name] = math.inf
-        return found
+        return {name: kept_for(settings) for name, settings in told.items()}
 
 
 def partitions_of(consumer: Any, topic: str) -> set[int]:
