@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from gworkers.cli.common import partitions_of
+from gworkers.config.load import Loaded
 from gworkers.config.units import parse_duration
 from gworkers.errors import UsageError
 
@@ -40,15 +42,33 @@ def target_of(where: str) -> Target:
     if re.fullmatch(r"\d{1,19}", where):
         return _offset(int(where))
     try:
-        since = time.time() - parse_duration(where)
+        return _moment(milliseconds(where))
+    except ValueError:
+        raise UsageError(
+            f"--to {where!r} is no place; write beginning, end, an offset, a moment as 2026-11-26T03:00, or how long ago as 2h"
+        ) from None
+
+
+def milliseconds(text: str) -> int:
+    """Since 1970, of a moment (ISO 8601, local time unless it says so) or of how long ago. Raises
+    ValueError."""
+    try:
+        since = time.time() - parse_duration(text)
     except ValueError:
         try:
-            since = datetime.datetime.fromisoformat(where).timestamp()
-        except (ValueError, OverflowError):
-            raise UsageError(
-                f"--to {where!r} is no place; write beginning, end, an offset, a moment as 2026-11-26T03:00, or how long ago as 2h"
-            ) from None
-    return _moment(int(since * 1000))
+            since = datetime.datetime.fromisoformat(text).timestamp()
+        except OverflowError:
+            raise ValueError(text) from None
+    return int(since * 1000)
+
+
+def chosen(consumer: Any, loaded: Loaded, topic: str | None, partition: int | None) -> list[Any]:
+    """The partitions that ``only`` leaves of those that the routes consume. Blocks; raises UsageError
+    when there are none."""
+    tps = [tp for tp in partitions_of(consumer, loaded) if topic in (None, tp.topic) and partition in (None, tp.partition)]
+    if not tps:
+        raise UsageError("no route consumes such a partition; gworkers lag shows those there are")
+    return tps
 
 
 def _offset(wanted: int) -> Target:
@@ -61,11 +81,11 @@ def _offset(wanted: int) -> Target:
     return target
 
 
-def _moment(milliseconds: int) -> Target:
+def _moment(since: int) -> Target:
     """The first message of that time or later; the end, where there is none."""
 
     def target(consumer: Any, tp: Any) -> int:
-        found = consumer.offsets_for_times({tp: max(0, milliseconds)})[tp]
+        found = consumer.offsets_for_times({tp: max(0, since)})[tp]
         return int(found.offset if found is not None else consumer.end_offsets([tp])[tp])
 
     return target

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from gworkers.cli import terminal
-from gworkers.cli.common import clients_of, configured, examples, partitions_of
-from gworkers.cli.places import only, place, target_of
+from gworkers.cli.common import clients_of, configured, examples
+from gworkers.cli.places import chosen, only, place, target_of
 from gworkers.config.load import Loaded
-from gworkers.errors import UnavailableError, UsageError
+from gworkers.errors import UnavailableError
 from gworkers.kafka import green
 from gworkers.kafka.clients import Clients
 from gworkers.kafka.errors import Kind, classify
@@ -44,10 +44,7 @@ def reset(file: Path, overrides: tuple[str, ...], where: str, topic: str | None,
     consumer = clients.consumer()
     structs = green.module("kafka.structs")
     try:
-        tps = [tp for tp in partitions_of(consumer, loaded) if topic in (None, tp.topic) and partition in (None, tp.partition)]
-        if not tps:
-            raise UsageError("no route consumes such a partition; gworkers lag shows those there are")
-        offsets = {tp: target(consumer, tp) for tp in tps}
+        offsets = {tp: target(consumer, tp) for tp in chosen(consumer, loaded, topic, partition)}
         for tp, offset in offsets.items():
             committed = consumer.committed(tp)
             before = "nothing committed" if committed is None else str(committed)

@@ -11,9 +11,9 @@ import click
 
 from gworkers.cli import terminal
 from gworkers.cli.asking import Running, processes_of
-from gworkers.cli.common import clients_of, configured, examples, partitions_of
-from gworkers.cli.places import only, place, target_of
-from gworkers.errors import UnavailableError, UsageError
+from gworkers.cli.common import clients_of, configured, examples
+from gworkers.cli.places import chosen, only, place, target_of
+from gworkers.errors import UnavailableError
 
 #: For how long a partition is looked for that no process has now, and how often, in seconds.
 PATIENCE, LOOK_INTERVAL = 10.0, 0.5
@@ -84,11 +84,8 @@ def _moves(file: Path, overrides: tuple[str, ...], where: str, topic: str | None
     loaded, clients = clients_of(file, overrides)
     consumer = clients.consumer()
     try:
-        tps = [tp for tp in partitions_of(consumer, loaded) if topic in (None, tp.topic) and partition in (None, tp.partition)]
-        if not tps:
-            raise UsageError("no route consumes such a partition; gworkers lag shows those there are")
         found = []
-        for tp in tps:
+        for tp in chosen(consumer, loaded, topic, partition):
             committed, to = consumer.committed(tp), target(consumer, tp)
             found.append(Move(tp.topic, tp.partition, committed, to, _meaning(committed, to)))
         return found

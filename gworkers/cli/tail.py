@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import click
 
 from gworkers.cli import terminal
 from gworkers.cli.common import clients_of, configured, examples
+from gworkers.cli.places import milliseconds
 from gworkers.config.load import Loaded
 from gworkers.errors import UnavailableError, UsageError, one_line
 from gworkers.handlers import loading
@@ -124,14 +124,8 @@ def _seek(consumer: Any, tps: list[Any], start: str) -> None:
 
 def moment(text: str, option: str) -> int:
     """Milliseconds since the epoch of a time, or of a duration before now."""
-    from gworkers.config.units import parse_duration
-
     try:
-        return int((time.time() - parse_duration(text)) * 1000)
-    except ValueError:
-        pass
-    try:
-        return int(datetime.datetime.fromisoformat(text).timestamp() * 1000)
+        return milliseconds(text)
     except ValueError:
         more = "beginning, end, an offset, partition:offset, " if option == "--from" else ""
         raise UsageError(f"{option} {text}: expected {more}a time or a duration") from None

@@ -82,7 +82,7 @@ ACTIONS: dict[str, Action] = {
     "seek": Action(
         "/seek",
         "Go on elsewhere",
-        lambda given: f"{_of({**given, 'offset': ''}).rstrip('@')} goes on at {given.get('offset', '?')}. {SEEK}",
+        lambda given: f"The partition goes on at {_of(given)}. {SEEK}",
         harm=True,
     ),
     "interrupt": Action(
