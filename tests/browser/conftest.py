@@ -10,28 +10,18 @@ import pytest
 
 from tests.integration.conftest import output, source, start  # noqa: F401 - fixtures
 from tests.support import browser, debian
-from tests.support.broker import java_is_wanted
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    try:
-        with browser.chromium() as found:
-            yield found
-    except debian.NotHere as error:
-        if java_is_wanted():
-            raise
-        pytest.skip(str(error))
+    with debian.or_skipped(), browser.chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
-def axe() -> str:
-    try:
-        return browser.axe()
-    except debian.NotHere as error:
-        if java_is_wanted():
-            raise
-        pytest.skip(str(error))
+def axe() -> Iterator[str]:
+    with debian.or_skipped():
+        yield browser.axe()
 
 
 class Viewer:

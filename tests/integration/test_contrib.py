@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from tests.matrix.servers import Redis, left
-from tests.support.broker import java_is_wanted
-from tests.support.debian import NotHere
+from tests.support.debian import or_skipped
 from tests.support.postgres import Postgres
 from tests.support.servers import ROOT, configuration, consume, create_topic, more_than, produce, unique, values
 
@@ -53,12 +52,8 @@ execute_from_command_line(sys.argv)
 
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
-    try:
+    with or_skipped():
         server = Postgres()
-    except NotHere as error:
-        if java_is_wanted():
-            raise
-        pytest.skip(str(error))
     try:
         server.start()
         yield server
@@ -324,12 +319,8 @@ def handle(value):
 
 @pytest.fixture
 def cache() -> Iterator[Redis]:
-    try:
+    with or_skipped():
         server = Redis()
-    except NotHere as error:
-        if java_is_wanted():
-            raise
-        pytest.skip(str(error))
     try:
         server.start()
         yield server

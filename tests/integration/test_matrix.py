@@ -9,21 +9,15 @@ from typing import Any
 import pytest
 
 from tests.matrix.run import LIBRARIES, Round, services_of
-from tests.support.broker import java_is_wanted
-from tests.support.debian import NotHere
+from tests.support.debian import or_skipped
 
 pytestmark = pytest.mark.xdist_group("matrix")
 
 
 @pytest.fixture(scope="module")
 def services() -> Iterator[dict[str, Any]]:
-    try:
-        with services_of(LIBRARIES) as found:
-            yield found
-    except NotHere as error:
-        if java_is_wanted():
-            raise
-        pytest.skip(str(error))
+    with or_skipped(), services_of(LIBRARIES) as found:
+        yield found
 
 
 @pytest.mark.parametrize("executor", ["thread", "greenlet"])

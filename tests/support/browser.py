@@ -24,8 +24,8 @@ AXE = "axe-core@4.11.0"
 def chromium() -> Iterator[Browser]:
     """Raises debian.NotHere."""
     folder = debian.unpacked("chromium", whole=True)
-    libraries = sorted({str(path.parent) for path in folder.glob("**/x86_64-linux-gnu/**/*.so*")} | {str(folder / "usr/lib/chromium")})
-    env: dict[str, str | float | bool] = {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
+    libraries = debian.libraries(folder)["LD_LIBRARY_PATH"]
+    env: dict[str, str | float | bool] = {**os.environ, "LD_LIBRARY_PATH": f"{libraries}:{folder / 'usr/lib/chromium'}"}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=folder / "usr/lib/chromium/chromium", args=["--no-sandbox", "--disable-gpu"], env=env

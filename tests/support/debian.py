@@ -6,9 +6,13 @@ from __future__ import annotations
 import fcntl
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.broker import ROOT
+import pytest
+
+from tests.support.broker import ROOT, java_is_wanted
 
 CACHE = ROOT / ".cache" / "debian"
 
@@ -41,9 +45,21 @@ def unpacked(package: str, *, whole: bool = False) -> Path:
     return folder
 
 
-def libraries(folder: Path) -> dict[str, str]:
-    """The environment in which an unpacked package's programs find its libraries."""
-    return {"LD_LIBRARY_PATH": ":".join(sorted({str(path.parent) for path in folder.glob("**/x86_64-linux-gnu/**/*.so*")}))}
+def libraries(*folders: Path) -> dict[str, str]:
+    """The environment in which unpacked packages' programs find their libraries."""
+    found = {str(path.parent) for folder in folders for path in folder.glob("**/x86_64-linux-gnu/**/*.so*")}
+    return {"LD_LIBRARY_PATH": ":".join(sorted(found))}
+
+
+@contextmanager
+def or_skipped() -> Iterator[None]:
+    """A fixture that needs what cannot be had: its tests are skipped; in CI it is a must."""
+    try:
+        yield
+    except NotHere as error:
+        if java_is_wanted():
+            raise
+        pytest.skip(str(error))
 
 
 def _download(package: str, folder: Path, whole: bool) -> subprocess.CompletedProcess[str]:

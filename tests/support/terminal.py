@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.support import debian
 from tests.support.broker import ROOT
-from tests.support.debian import unpacked
 from tests.support.servers import until
 
 #: tmux, and what of its libraries a small machine lacks.
@@ -24,9 +24,9 @@ class Terminal:
         self._env = {**inherited, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT), **(env or {})}
         self._tmux = shutil.which("tmux")
         if self._tmux is None:
-            folders = [unpacked(package) / "usr" for package in PACKAGES]
-            self._tmux = str(folders[0] / "bin" / "tmux")
-            self._env["LD_LIBRARY_PATH"] = ":".join(str(one) for folder in folders for one in (folder / "lib").glob("*-linux-gnu"))
+            folders = [debian.unpacked(package) for package in PACKAGES]
+            self._tmux = str(folders[0] / "usr" / "bin" / "tmux")
+            self._env |= debian.libraries(*folders)
         size = ("-x", str(columns), "-y", str(rows))
         settings = folder / "tmux.conf"
         settings.write_text("set-option -g remain-on-exit on\n")  # from the first moment on: the command may be a short one

@@ -17,9 +17,33 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def handler(spec: str) -> Callable[[bytes], bytes]:
+    """What handles a value. spec: none, sleep:MILLISECONDS or sha256:ROUNDS."""
+    kind, _, number = spec.partition(":")
+    if kind == "sleep":
+        seconds = int(number) / 1000
+
+        def wait(value: bytes) -> bytes:
+            time.sleep(seconds)
+            return value
+
+        return wait
+    if kind == "sha256":
+        rounds = int(number)
+
+        def digest(value: bytes) -> bytes:
+            found = value
+            for _ in range(rounds):
+                found = hashlib.sha256(found).digest()
+            return value[:32] + found
+
+        return digest
+    return lambda value: value
+
+
 @dataclass(frozen=True)
 class Settings:
-    """handler: none, sleep:MILLISECONDS or sha256:ROUNDS; concurrency: handlers at once."""
+    """handler: as ``handler`` takes it; concurrency: handlers at once."""
 
     servers: str
     source: str
@@ -31,26 +55,7 @@ class Settings:
 
     @property
     def handle(self) -> Callable[[bytes], bytes]:
-        kind, _, number = self.handler.partition(":")
-        if kind == "sleep":
-            seconds = int(number) / 1000
-
-            def wait(value: bytes) -> bytes:
-                time.sleep(seconds)
-                return value
-
-            return wait
-        if kind == "sha256":
-            rounds = int(number)
-
-            def digest(value: bytes) -> bytes:
-                found = value
-                for _ in range(rounds):
-                    found = hashlib.sha256(found).digest()
-                return value[:32] + found
-
-            return digest
-        return lambda value: value
+        return handler(self.handler)
 
 
 def kafka_python(s: Settings) -> None:

@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,27 +29,23 @@ from typing import Any
 
 import confluent_kafka
 
+from tests.bench.peers.programs import Settings
 from tests.support import broker
 from tests.support.servers import ENVIRONMENT, ROOT, Running, committed, configuration, create_topic, unique
 
 HERE = Path(__file__).parent
+PROGRAMS = HERE / "programs.py"
 BUILT = ROOT / ".cache" / "peers"
 FOUND = BUILT / "results.json"
 PAGE = ROOT / "docs" / "peers.md"
 PARTITIONS = 4
 #: Seconds without one more result after which a run is over.
 STANDS_STILL = 30.0
-#: Seconds for a peer to commit all of it, and for its start and end at a rate that is kept up.
+#: Seconds for a peer to commit all of it, and for which messages are sent at a rate.
 COMMITS_WITHIN = 8.0
 LATENCY_SECONDS = 10.0
-APPS = {
-    "none": "def handle(value):\n    return value\n",
-    "sleep": "import time\n\ndef handle(value):\n    time.sleep({} / 1000)\n    return value\n",
-    "sha256": (
-        "import hashlib\n\ndef handle(value):\n    found = value\n    for _ in range({}):\n        found = hashlib.sha256(found).digest()\n"
-        "    return value[:32] + found\n"
-    ),
-}
+#: Messages before a rate is measured: everything has begun by then.
+WARM = 200
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def built(peer: Peer) -> list[str] | None:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *peer.needs], check=True)
         (folder / "whole").touch()
-    return [str(python), str(HERE / "programs.py"), peer.name]
+    return [str(python), str(PROGRAMS), peer.name]
 
 
 def _java() -> list[str]:
@@ -181,32 +178,21 @@ def _rust() -> list[str]:
 
 
 @contextmanager
-def running(peer: Peer, row: Row, servers: str, source: str, output: str, group: str) -> Iterator[int]:
-    """Its process id."""
+def running(peer: Peer, command: list[str] | None, row: Row, servers: str, source: str, output: str, group: str) -> Iterator[int]:
+    """Its process id. command: of ``built``."""
     with tempfile.TemporaryDirectory(prefix="gworkers-peer-") as folder:
-        command = built(peer)
         if command is None:
             with _ours(peer, row, servers, source, output, group, Path(folder)) as pid:
                 yield pid
             return
-        settings = {
-            "servers": servers,
-            "source": source,
-            "output": output,
-            "group": group,
-            "handler": row.handler,
-            "concurrency": row.concurrency,
-            "compression": row.compression,
-        }
-        if command[0].endswith("python"):
-            command = [*command, json.dumps(settings)]
-        elif peer.name == "Parallel Consumer":
-            order = "KEY" if row.ordered else "UNORDERED"
-            command += [servers, source, output, group, row.handler, str(row.concurrency), order, row.compression]
+        if peer.needs:
+            settings = Settings(servers, source, output, group, row.handler, row.concurrency, row.compression)
+            given = [json.dumps(asdict(settings))]
         else:
-            command += [servers, source, output, group, row.handler, str(row.concurrency), row.compression]
+            order = "KEY" if row.ordered else "UNORDERED"
+            given = [servers, source, output, group, row.handler, str(row.concurrency), row.compression, order]
         with open(Path(folder) / "log", "wb") as log:
-            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen([*command, *given], cwd=folder, stdout=log, stderr=log, start_new_session=True)
         try:
             yield process.pid
             if process.poll() is not None:
@@ -219,8 +205,8 @@ def running(peer: Peer, row: Row, servers: str, source: str, output: str, group:
 
 @contextmanager
 def _ours(peer: Peer, row: Row, servers: str, source: str, output: str, group: str, folder: Path) -> Iterator[int]:
-    kind, _, number = row.handler.partition(":")
-    (folder / "app.py").write_text(APPS[kind].format(number))
+    shutil.copy(PROGRAMS, folder)
+    (folder / "app.py").write_text(f"from programs import handler\n\nhandle = handler({row.handler!r})\n")
     more: dict[str, Any] = {"order": "key" if row.ordered else "none", "concurrency": row.concurrency, "commit": {"interval": "1s"}}
     if peer.name.endswith("greenlets"):
         more["executor"] = "greenlet"
@@ -237,14 +223,14 @@ def _ours(peer: Peer, row: Row, servers: str, source: str, output: str, group: s
         server.close()
 
 
-def measured(peer: Peer, row: Row, servers: str, source: str) -> Figures:
+def measured(peer: Peer, command: list[str] | None, row: Row, servers: str, source: str) -> Figures:
     """source: filled; of a latency an empty one."""
     group = unique("peer")
     source = source or create_topic(servers, unique("peer-in"), row.partitions)
     output = create_topic(servers, unique("peer-out"), row.partitions, message_timestamp_type="LogAppendTime")
     count = row.count or int(row.rate * LATENCY_SECONDS)
     try:
-        with running(peer, row, servers, source, output, group) as pid:
+        with running(peer, command, row, servers, source, output, group) as pid:
             sent: list[float] = []
             if row.rate:
                 sent = _paced(servers, source, output, row.rate, count)
@@ -256,10 +242,6 @@ def measured(peer: Peer, row: Row, servers: str, source: str) -> Figures:
         return figures
     except (RuntimeError, AssertionError) as error:
         return Figures(failed=str(error)[:300])
-
-
-#: Messages before a rate is measured: everything has begun by then.
-WARM = 200
 
 
 def _paced(servers: str, source: str, output: str, rate: int, count: int) -> list[float]:
@@ -427,8 +409,7 @@ def main() -> int:
     peers = [peer for peer in PEERS if not options.peer or any(part in peer.name for part in options.peer)]
     rows = [row for row in ROWS if not options.row or any(part in row.name for part in options.row)]
     BUILT.mkdir(parents=True, exist_ok=True)
-    for peer in peers:
-        built(peer)
+    commands = {peer: built(peer) for peer in peers}
     if options.build:
         return 0
     found: dict[str, dict[str, list[dict[str, Any]]]] = json.loads(FOUND.read_text()) if FOUND.exists() else {}
@@ -440,7 +421,7 @@ def main() -> int:
                 source = fill(kafka.servers, row) if row.count else ""
                 for _ in range(options.rounds):
                     for peer in (one for one in peers if one.has(row)):
-                        figures = measured(peer, row, kafka.servers, source)
+                        figures = measured(peer, commands[peer], row, kafka.servers, source)
                         found.setdefault(row.name, {}).setdefault(peer.name, []).append(asdict(figures))
                         FOUND.write_text(json.dumps(found))
                         told = (
@@ -454,8 +435,3 @@ def main() -> int:
 
         write(found)
     return 0
-
-
-if __name__ == "__main__":
-    broker.close_when_asked_to_end()
-    sys.exit(main())

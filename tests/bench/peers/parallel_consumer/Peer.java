@@ -17,7 +17,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 public class Peer {
   public static void main(String[] given) throws Exception {
     String servers = given[0], source = given[1], output = given[2], group = given[3];
-    String handler = given[4], order = given[6], compression = given[7];
+    String handler = given[4], compression = given[6], order = given[7];
     int concurrency = Integer.parseInt(given[5]);
     var consumer = new KafkaConsumer<byte[], byte[]>(
         Map.of("bootstrap.servers", servers, "group.id", group, "auto.offset.reset", "earliest", "enable.auto.commit", "false",
