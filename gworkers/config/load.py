@@ -64,10 +64,6 @@ def validate(document: Document, folder: Path, problems: Iterable[Problem] = ())
     return Loaded(config, document, folder)
 
 
-#: What may stand in a number's place.
-OR: dict[KeyPath, str] = {("concurrency",): ", auto, or a section with min and max"}
-
-
 def _in_file_order(where: str) -> tuple[int, str]:
     line = where.split(" ")[0].rstrip(",").rpartition(":")[2]
     return (int(line) if line.isdigit() else 0, where)
@@ -105,11 +101,13 @@ def _told(document: Document, path: KeyPath, text: str, found: Any) -> str:
 
 def _expected(kind: str, context: Mapping[str, Any], path: KeyPath) -> str:
     """What pydantic's error ``kind`` asks for, in words."""
-    if kind == "string_pattern_mismatch":
+    if kind in ("string_pattern_mismatch", "int_type", "int_parsing", "int_from_float"):
         field = _field_at(path)
         named = type_name(field.annotation, field.metadata) if field is not None else None
-        return named.expected if named is not None and named.expected else "letters, digits, dots, underscores and hyphens"
+        if named is not None and named.expected:
+            return named.expected
     words = {
+        "string_pattern_mismatch": "letters, digits, dots, underscores and hyphens",
         "int_type": "a whole number",
         "int_parsing": "a whole number",
         "int_from_float": "a whole number",
@@ -129,7 +127,7 @@ def _expected(kind: str, context: Mapping[str, Any], path: KeyPath) -> str:
         "less_than_equal": f"{context.get('le')} or less",
         "literal_error": str(context.get("expected", "")).replace("'", ""),
     }
-    return words.get(kind, kind.replace("_", " ")) + (OR.get(path, "") if kind.startswith("int_") else "")
+    return words.get(kind, kind.replace("_", " "))
 
 
 def _field_at(path: KeyPath) -> Any:

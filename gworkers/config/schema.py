@@ -15,7 +15,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from gworkers.config.application import App, Hooks
 from gworkers.config.route import Route
 from gworkers.config.section import Address, DottedPath, FileMode, HostPort, InstanceName, RouteName, Section, TopicName
-from gworkers.config.units import AmountText, Duration, Size, cores
+from gworkers.config.units import AmountText, Duration, Size, TypeName, cores
 
 #: The most messages that are handled at once in a process, and the most processes.
 MOST_CONCURRENCY = 10_000
@@ -260,6 +260,7 @@ Concurrency = Annotated[
     | Annotated[Literal["auto"], Tag("=auto")]
     | Annotated[Steered, Tag("=found")],
     Discriminator(_kind_of_concurrency),
+    TypeName("whole number or `auto` or section", "a whole number, auto, or a section with min and max"),
 ]
 
 
